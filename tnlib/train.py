@@ -1,0 +1,241 @@
+"""Train the workbook's networks, resumably; repair compressed ones; measure accuracy.
+
+The recipes below are those of the committed weights. A recipe is SGD with Nesterov momentum, a linear warm-up and a
+cosine to zero; weight decay spares biases and BatchNorm. `resolution` may grow during training: a crop of 24x24 costs
+0.56 of one of 32x32, and the first half of training does not need more.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tnlib import data, models, paths
+from tnlib.measure.provenance import has_fast_bf16, provenance
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    `lr` is the peak, reached after `warmup` (a fraction of all steps); `resolution` maps the fraction of training done
+    to the height and width of the crops; `padding` is the zero padding before a random crop, `flip` mirrors half of
+    the images.
+    """
+
+    epochs: int
+    batch: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.15
+    padding: int = 4
+    flip: bool = True
+    resolution: tuple[tuple[float, int], ...] = ()
+    seed: int = 0
+
+    def crop(self, done: float) -> int | None:
+        """Height and width of the crops when the fraction `done` of the training is over; None for whole images."""
+        sizes = [size for start, size in self.resolution if start <= done]
+        return sizes[-1] if sizes else None
+
+    def rate(self, done: float) -> float:
+        """Learning rate when the fraction `done` of the steps is over."""
+        if done < self.warmup:
+            return self.lr * done / self.warmup
+        return self.lr * (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup))) / 2
+
+
+RECIPES: dict[str, Recipe] = {
+    "mlp1024-mnist": Recipe(epochs=20, lr=0.1, weight_decay=1e-4, padding=0, flip=False),
+    "quick-cifar10": Recipe(epochs=30, lr=0.05, resolution=((0.0, 32),)),
+    "resnet20-cifar10": Recipe(epochs=40, lr=0.15, resolution=((0.0, 24), (0.4, 28), (0.7, 32))),
+}
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """`auto` is the first GPU when there is one, otherwise the CPU; any torch device name is taken as it is."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: data.ImageSet, *, batch: int = 500, device: str | torch.device | None = None) -> float:
+    """Top-1 accuracy in [0, 1] of a model in eval mode on a whole image set; the model's own mode is restored."""
+    where = _device_of(model) if device is None else torch.device(device)
+    training = model.training
+    model.eval().to(where)
+    right = 0
+    for x, y in zip(images.images.split(batch), images.labels.split(batch), strict=True):
+        right += int((model(x.to(where)).argmax(1).cpu() == y).sum())
+    model.train(training)
+    return right / len(images)
+
+
+def fit(
+    model: nn.Module,
+    images: data.ImageSet,
+    recipe: Recipe,
+    *,
+    device: str = "auto",
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[int, float, float], None] | None = None,
+) -> list[float]:
+    """Train a model in place and return the mean loss of each epoch.
+
+    Args:
+        model: takes uint8 images (n, channels, height, width) and returns logits (n, classes).
+        images: training set.
+        recipe: what to do; the shuffling and the crops follow from its seed.
+        device: `auto`, or a torch device name.
+        checkpoint: file written after each epoch; training resumes from it when it exists and its recipe is the same.
+        on_epoch: called with (epochs done, mean loss, seconds) after each epoch.
+
+    Raises:
+        ValueError: a checkpoint of another recipe.
+    """
+    where = pick_device(device)
+    model.to(where).train()
+    if where.type == "cpu":
+        model.to(memory_format=torch.channels_last)
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    spared = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+    losses = _resume(checkpoint, recipe, model, optimizer)
+    bf16 = where.type == "cuda" or has_fast_bf16()
+    steps = math.ceil(len(images) / recipe.batch)
+    for epoch in range(len(losses), recipe.epochs):
+        started, total = time.perf_counter(), 0.0
+        for step, (x, y) in enumerate(_batches(images, recipe, epoch)):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate((epoch * steps + step + 1) / (recipe.epochs * steps + 1))
+            x, y = x.to(where), y.to(where)
+            with torch.autocast(where.type, torch.bfloat16) if bf16 else nullcontext():
+                loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(y)
+        losses.append(total / len(images))
+        if checkpoint is not None:
+            _save_checkpoint(checkpoint, recipe, model, optimizer, losses)
+        if on_epoch is not None:
+            on_epoch(epoch + 1, losses[-1], time.perf_counter() - started)
+    model.eval()
+    return losses
+
+
+@torch.no_grad()
+def reestimate_batchnorm(model: nn.Module, images: data.ImageSet, *, batch: int = 250) -> None:
+    """Recompute every BatchNorm's running mean and variance on `images`, in place.
+
+    The statistics become plain averages over the batches (a momentum of None in torch); no weight changes. Costs one
+    forward pass.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta, modes, where = [m.momentum for m in norms], [m.training for m in norms], _device_of(model)
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    for x in images.images.split(batch):
+        model(x.to(where))
+    for norm, momentum, mode in zip(norms, momenta, modes, strict=True):
+        norm.momentum = momentum
+        norm.train(mode)
+
+
+def train(name: str, *, device: str = "auto", resume: bool = True, say: Callable[[str], None] = print) -> dict[str, object]:
+    """Train one of `RECIPES` on its full data set and write weights and record to `data/weights/`.
+
+    A checkpoint is kept after each epoch in `runs/train/`. Returns the record: recipe, losses, accuracy on the full
+    test set, wall time, versions, SHA-256 of the weights. Raises ValueError for a network without a recipe.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"no recipe for {name!r}; expected one of {', '.join(RECIPES)}")
+    recipe, info = RECIPES[name], models.model_info(name)
+    checkpoint = paths.RUNS / "train" / f"{name}.pt"
+    if not resume:
+        checkpoint.unlink(missing_ok=True)
+    training, test = data.load(info.dataset, "train", "full"), data.load(info.dataset, "test", "full")
+    torch.manual_seed(recipe.seed)
+    model = info.build()
+    seconds: list[float] = []
+
+    def report(epoch: int, loss: float, elapsed: float) -> None:
+        seconds.append(elapsed)
+        say(f"{name}: epoch {epoch}/{recipe.epochs}, loss {loss:.4f}, {elapsed:.0f} s")
+
+    losses = fit(model, training, recipe, device=device, checkpoint=checkpoint, on_epoch=report)
+    model = model.to("cpu", memory_format=torch.contiguous_format)
+    score = accuracy(model, test)
+    path = models.weights_file(name)
+    with paths.replacing(path) as temporary:
+        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, temporary)
+    record: dict[str, object] = {
+        "model": name,
+        "dataset": info.dataset,
+        "training_images": len(training),
+        "recipe": asdict(recipe),
+        "epochs_done": len(losses),
+        "test_images": len(test),
+        "test_accuracy": round(score, 5),
+        "loss_per_epoch": [round(loss, 5) for loss in losses],
+        "seconds_per_epoch": [round(s, 1) for s in seconds],
+        "sha256": models.file_digest(path),
+        **provenance(),
+    }
+    with paths.replacing(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
+    say(f"{name}: test accuracy {score:.3%} on {len(test)} images")
+    return record
+
+
+def _batches(images: data.ImageSet, recipe: Recipe, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch of augmented batches; the order and the crops depend on the seed and the epoch alone."""
+    generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
+    size = recipe.crop(epoch / recipe.epochs)
+    for index in torch.randperm(len(images), generator=generator).split(recipe.batch):
+        x = images.images[index]
+        if size is not None:
+            x = data.random_crop_flip(x, generator, size=size, padding=recipe.padding, flip=recipe.flip)
+        yield x, images.labels[index]
+
+
+def _save_checkpoint(
+    path: Path, recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer, losses: list[float]
+) -> None:
+    content = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses, "recipe": asdict(recipe)}
+    with paths.replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+def _resume(path: Path | None, recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
+    """Load a checkpoint when there is one; the losses of the epochs that it has done."""
+    if path is None or not path.is_file():
+        return []
+    content = torch.load(path, weights_only=True)
+    if content["recipe"] != asdict(recipe):
+        raise ValueError(f"{path.name} is a checkpoint of another recipe: remove it, or train without resuming")
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    losses: list[float] = content["losses"]
+    return losses
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    """The device of a module's first parameter or buffer; the CPU for one that has neither."""
+    tensors = (*model.parameters(), *model.buffers())
+    return tensors[0].device if tensors else torch.device("cpu")
