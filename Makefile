@@ -1,0 +1,49 @@
+# make notebooks   run every notebook       make test   all tests, no network needed after install
+# make lab         open JupyterLab          make lint   formatting, lint, types        make clean   remove what these made
+#
+# PYTHON chooses the interpreter of the environment (3.11 or newer): make test PYTHON=python3.13
+
+PYTHON ?= python3
+BOOT := .venv-boot
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: notebooks test lab lint clean lock sync install
+.DELETE_ON_ERROR:
+
+notebooks: $(STAMP)
+	$(BIN)/tnlib run
+
+test: $(STAMP)
+	$(BIN)/python -m pytest tests
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab notebooks
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+install: $(STAMP)
+
+# uv comes by pip into a folder of its own, which needs neither venv nor rights to the system's packages.
+$(STAMP): requirements.lock requirements-uv.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": call make with PYTHON=python3.12, say")'
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --upgrade --target $(BOOT) --require-hashes -r requirements-uv.lock
+	$(BOOT)/bin/uv venv --quiet --allow-existing --python $(PYTHON) .venv
+	$(BOOT)/bin/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BOOT)/bin/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# For maintainers: pin the newest versions that pyproject.toml allows; write the notebooks from their sources.
+lock: $(STAMP)
+	$(BOOT)/bin/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 --no-header --no-annotate \
+		--no-emit-index-url pyproject.toml --extra dev -o requirements.lock
+
+sync: $(STAMP)
+	$(BIN)/tnlib sync
+
+clean:
+	rm -rf .venv $(BOOT) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

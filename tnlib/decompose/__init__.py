@@ -1,0 +1,18 @@
+"""Matrices and tensors in, factors out.
+
+Every function takes a real floating torch tensor, computes in float64, and gives factors of the input's dtype on the
+input's device. Containers are TensorLy's (`CPTensor`, `TuckerTensor`, `TTTensor`, `TTMatrix`), so their `to_tensor()`
+works on the result; importing this package selects TensorLy's pytorch backend for the process.
+"""
+
+import tensorly as _tensorly
+
+_tensorly.set_backend("pytorch")
+
+from tnlib.decompose._validate import max_cp_rank, max_tt_ranks  # noqa: E402
+from tnlib.decompose.cp import cp  # noqa: E402
+from tnlib.decompose.matrix import TruncatedSVD, svd  # noqa: E402
+from tnlib.decompose.tensor_train import tt, tt_matrix  # noqa: E402
+from tnlib.decompose.tucker import tucker  # noqa: E402
+
+__all__ = ["TruncatedSVD", "cp", "max_cp_rank", "max_tt_ranks", "svd", "tt", "tt_matrix", "tucker"]

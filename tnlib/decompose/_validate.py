@@ -1,0 +1,74 @@
+"""What every decomposition asks of its input, with one sentence for each way to get it wrong."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def as_float64(tensor: Tensor, *, order: int | None = None) -> Tensor:
+    """The tensor in float64, checked: real, floating, finite, not empty, at least (or exactly) of the order asked for."""
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise TypeError(f"expected a real floating torch tensor, got {got}")
+    if tensor.numel() == 0 or tensor.ndim < 2 or order not in (None, tensor.ndim):
+        wanted = f"of order {order}" if order else "of order 2 or more"
+        raise ValueError(f"expected a tensor {wanted} without empty modes, got shape {tuple(tensor.shape)}")
+    wide = tensor.detach().to(torch.float64)
+    if not bool(torch.isfinite(wide).all()):
+        raise ValueError("the tensor holds nan or infinite values; a decomposition of it is not defined")
+    return wide
+
+
+def one_rank(rank: object, largest: int, what: str) -> int:
+    """A rank as an int between 1 and `largest`, or a ValueError that names the largest useful one."""
+    try:
+        value = operator.index(rank)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{what} must be an integer, got {rank!r}") from None
+    if not 1 <= value <= largest:
+        raise ValueError(f"{what} {value} is out of range: the smallest is 1, the largest useful one here is {largest}")
+    return value
+
+
+def many_ranks(rank: object, largest: Sequence[int], what: str) -> tuple[int, ...]:
+    """One rank for each entry of `largest`; a single integer stands for all of them, cut to each largest one."""
+    if isinstance(rank, (str, bytes)) or not isinstance(rank, Sequence):
+        value = one_rank(rank, max(largest, default=1), what)
+        return tuple(min(value, limit) for limit in largest)
+    if len(rank) != len(largest):
+        raise ValueError(f"expected {len(largest)} {what}s (or one integer for all), got {len(rank)}: {tuple(rank)}")
+    return tuple(one_rank(r, limit, f"{what} number {i + 1}") for i, (r, limit) in enumerate(zip(rank, largest, strict=True)))
+
+
+def check_rank_or_error(rank: object, rel_error: float | None) -> None:
+    """Exactly one of `rank` and `rel_error` is to be given, the latter in [0, 1)."""
+    if (rank is None) == (rel_error is None):
+        raise ValueError("give either rank or rel_error, not both and not neither")
+    if rel_error is not None and not 0 <= rel_error < 1:
+        raise ValueError(f"rel_error must lie in [0, 1), got {rel_error}")
+
+
+def tail_rank(singular_values: Tensor, threshold: float) -> int:
+    """The smallest rank whose discarded singular values have a Euclidean norm of at most `threshold`."""
+    tails = singular_values.square().flip(0).cumsum(0).flip(0).sqrt()
+    # Singular values below rounding error are noise: asking for error 0 must not keep them.
+    floor = singular_values.max() * len(singular_values) * torch.finfo(singular_values.dtype).eps
+    return max(1, int((tails > max(threshold, float(floor))).sum()))
+
+
+def max_tt_ranks(shape: Sequence[int]) -> tuple[int, ...]:
+    """The ranks R_1 .. R_(Q-1) at which a tensor train represents every tensor of this shape.
+
+    R_q = min(prod of the first q sizes, prod of the others) (Oseledets 2011, theorem 2.1).
+    """
+    return tuple(min(math.prod(shape[:q]), math.prod(shape[q:])) for q in range(1, len(shape)))
+
+
+def max_cp_rank(shape: Sequence[int]) -> int:
+    """A CP rank at which every tensor of this shape has an exact decomposition: the product of all sizes but the largest."""
+    return math.prod(shape) // max(shape)

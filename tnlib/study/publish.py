@@ -1,0 +1,66 @@
+"""From a notebook's source (jupytext, py:percent) to the executed notebook that is committed."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import nbformat
+
+from tnlib import paths
+
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+def source_of(notebook: Path) -> Path:
+    """The text twin of a notebook."""
+    return notebook.parent / "source" / f"{notebook.stem}.py"
+
+
+def read_source(source: Path) -> nbformat.NotebookNode:
+    """The notebook that a source describes, without outputs; cell ids are the cells' numbers, so that diffs stay small."""
+    import jupytext
+
+    book = jupytext.read(source, fmt="py:percent")
+    book.metadata = nbformat.NotebookNode({"kernelspec": KERNEL, "language_info": {"name": "python"}})
+    for number, cell in enumerate(book.cells):
+        cell.id = f"cell-{number:03d}"
+    book.nbformat, book.nbformat_minor = 4, 5
+    return book
+
+
+def publish(source: Path, *, results: Path | None = None) -> Path:
+    """Execute a source from a fresh kernel and write the notebook beside its `source/` folder.
+
+    Records go to `results`, by default the folder of the published ones. Raises CellExecutionError, writing nothing,
+    when a cell fails.
+    """
+    from nbclient import NotebookClient
+
+    notebook = source.parent.parent / f"{source.stem}.ipynb"
+    book = read_source(source)
+    inherited = os.environ.get("TNLIB_RESULTS")
+    os.environ["TNLIB_RESULTS"] = str(results or paths.results())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            NotebookClient(
+                book, timeout=3600, kernel_name="python3", resources={"metadata": {"path": str(notebook.parent)}}
+            ).execute()
+    finally:
+        if inherited is None:
+            del os.environ["TNLIB_RESULTS"]
+        else:
+            os.environ["TNLIB_RESULTS"] = inherited
+    for cell in book.cells:
+        cell.metadata.pop("execution", None)
+    with paths.replacing(notebook) as temporary:
+        temporary.write_text(nbformat.writes(book) + "\n")
+    return notebook
+
+
+def sources() -> list[Path]:
+    """All notebook sources, lessons first, then solutions."""
+    lessons = sorted((paths.NOTEBOOKS / "source").glob("*.py"))
+    return lessons + sorted((paths.NOTEBOOKS / "solutions" / "source").glob("*.py"))
