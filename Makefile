@@ -14,8 +14,15 @@ STAMP := .venv/.installed
 notebooks: $(STAMP)
 	$(BIN)/tnlib run
 
+# Notebooks that time or train are compared on their tagged cells only (lax), all others output by output (strict).
+LAX := notebooks/00_start_here.ipynb
+STRICT := $(filter-out $(LAX), $(sort $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb)))
+NBVAL := --nbval-current-env --nbval-sanitize-with tests/nbval-sanitize.cfg --nbval-cell-timeout 600
+
 test: $(STAMP)
 	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --nbval-lax $(NBVAL) $(LAX)
+	$(BIN)/python -m pytest --nbval $(NBVAL) $(STRICT)
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks

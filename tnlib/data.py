@@ -1,7 +1,7 @@
 """Real image data in three layers: committed subsets, a local cache of the full sets, and sources to fill it from.
 
-Images are uint8 tensors of shape (n, channels, height, width), labels int64 tensors of shape (n,); every canonical array
-has a pinned SHA-256, the same whichever source it came from. `notebooks/00_start_here` shows them in use.
+Images are uint8 tensors of shape (n, channels, height, width), labels int64 tensors of shape (n,); every canonical
+array has a pinned SHA-256, the same whichever source it came from. `notebooks/00_start_here` shows them in use.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class DatasetInfo:
 
 
 _DIGITS = tuple(str(digit) for digit in range(10))
-_CLOTHES = tuple("t-shirt trouser pullover dress coat sandal shirt sneaker bag boot".split())
-_CIFAR = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+_CLOTHES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+_CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _SIXTY = {"train": 60_000, "test": 10_000}
 
 DATASETS: dict[str, DatasetInfo] = {
@@ -102,7 +102,9 @@ def stratified(labels: np.ndarray, size: int, classes: int, seed: int) -> np.nda
         members = np.flatnonzero(labels == label)
         wanted = size // classes + (label < size % classes)
         if not 0 <= wanted <= len(members):
-            raise ValueError(f"a stratified sample of {size} needs {wanted} images of class {label}, but it has {len(members)}")
+            raise ValueError(
+                f"a stratified sample of {size} needs {wanted} images of class {label}, but it has {len(members)}"
+            )
         chosen.append(generator.choice(members, wanted, replace=False))
     return generator.permutation(np.concatenate(chosen))
 
@@ -146,7 +148,7 @@ def fetch(name: str) -> str:
         try:
             arrays = get()
             _check(info, arrays)
-        except (sources.Unavailable, OSError, ValueError) as error:
+        except (sources.UnavailableError, OSError, ValueError) as error:
             answers.append(f"  {label}: {error}")
             continue
         for key, array in arrays.items():
@@ -177,14 +179,14 @@ def digest(array: np.ndarray) -> str:
 
 
 def _check(info: DatasetInfo, arrays: sources.Arrays) -> None:
-    """Raise `Unavailable` when arrays are not the canonical ones."""
+    """Raise `UnavailableError` when arrays are not the canonical ones."""
     for split in SPLITS:
         for what, shape in (("images", (info.counts[split], *info.shape)), ("labels", (info.counts[split],))):
             array, key = arrays[f"{split}/{what}"], f"{split}/{what}"
             if array.shape != shape or array.dtype != np.uint8:
-                raise sources.Unavailable(f"{key} is {array.dtype} {array.shape}, expected uint8 {shape}")
+                raise sources.UnavailableError(f"{key} is {array.dtype} {array.shape}, expected uint8 {shape}")
             if info.sha256.get(key, digest(array)) != digest(array):
-                raise sources.Unavailable(f"{key} has another SHA-256 than the canonical one")
+                raise sources.UnavailableError(f"{key} has another SHA-256 than the canonical one")
 
 
 def _state(info: DatasetInfo, key: str) -> str:
@@ -231,7 +233,9 @@ def _embedded(info: DatasetInfo, split: str) -> tuple[np.ndarray, np.ndarray]:
     tiles = pixels.reshape(-1, height, record["columns"], width, channels)
     images = np.ascontiguousarray(tiles.transpose(0, 2, 4, 1, 3).reshape(len(labels), *info.shape))
     if digest(images) != record["sha256"]:
-        raise RuntimeError(f"{path.name} is damaged (its SHA-256 is not the recorded one): restore it with git checkout")
+        raise RuntimeError(
+            f"{path.name} is damaged (its SHA-256 is not the recorded one): restore it with git checkout"
+        )
     return images, labels
 
 
@@ -250,7 +254,7 @@ def random_crop_flip(
     Returns:
         Tensor of shape (n, channels, size, size), same dtype and device.
     """
-    n, channels, height, width = images.shape
+    n, _, height, width = images.shape
     size = height if size is None else size
     padded = torch.nn.functional.pad(images, (padding,) * 4)
     limits = height + 2 * padding - size + 1, width + 2 * padding - size + 1

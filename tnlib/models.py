@@ -32,6 +32,8 @@ class Prepare(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], padding: int = 0) -> None:
         super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
         self.padding = padding
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
@@ -60,12 +62,11 @@ def quick() -> nn.Sequential:
     As in Caffe, the first pooling takes maxima and precedes the ReLU, the other two take averages, and no ReLU stands
     between the two fully connected layers.
     """
-    pooling = {"kernel_size": 3, "stride": 2, "ceil_mode": True}
     return nn.Sequential(
         Prepare(DATASETS["cifar10"].mean, DATASETS["cifar10"].std),
-        nn.Conv2d(3, 32, 5, padding=2), nn.MaxPool2d(**pooling), nn.ReLU(),
-        nn.Conv2d(32, 32, 5, padding=2), nn.ReLU(), nn.AvgPool2d(**pooling),
-        nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.AvgPool2d(**pooling),
+        nn.Conv2d(3, 32, 5, padding=2), nn.MaxPool2d(3, 2, ceil_mode=True), nn.ReLU(),
+        nn.Conv2d(32, 32, 5, padding=2), nn.ReLU(), nn.AvgPool2d(3, 2, ceil_mode=True),
+        nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.AvgPool2d(3, 2, ceil_mode=True),
         nn.Flatten(), nn.Linear(1024, 64), nn.Linear(64, 10),
     )  # fmt: skip
 
@@ -114,7 +115,8 @@ class CifarResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(self.prepare(images))))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(x.mean((2, 3)))
+        logits: Tensor = self.linear(x.mean((2, 3)))
+        return logits
 
 
 @dataclass(frozen=True)
@@ -215,10 +217,13 @@ def file_digest(path: Path) -> str:
 
 def record(name: str) -> dict[str, object]:
     """The JSON record that lies beside a network's committed weights: recipe, seed, accuracy, date, versions."""
-    path = weights_file(model_info(name) and name).with_suffix(".json")
+    model_info(name)
+    path = weights_file(name).with_suffix(".json")
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in paths.WEIGHTS.glob("*.safetensors"))) or "none"
-        raise ValueError(f"no trained weights of {name} are committed (committed: {known}); train them: tnlib train {name}")
+        raise ValueError(
+            f"no trained weights of {name} are committed (committed: {known}); train them: tnlib train {name}"
+        )
     result: dict[str, object] = json.loads(path.read_text())
     return result
 
@@ -226,7 +231,9 @@ def record(name: str) -> dict[str, object]:
 def _trained_state(name: str) -> dict[str, Tensor]:
     expected, path = record(name)["sha256"], weights_file(name)
     if not path.is_file() or file_digest(path) != expected:
-        raise RuntimeError(f"{path.name} is damaged (its SHA-256 is not the recorded one): restore it with git checkout")
+        raise RuntimeError(
+            f"{path.name} is damaged (its SHA-256 is not the recorded one): restore it with git checkout"
+        )
     return load_file(path)
 
 

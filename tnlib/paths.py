@@ -11,6 +11,7 @@ from tempfile import NamedTemporaryFile
 ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED = ROOT / "data" / "embedded"
 WEIGHTS = ROOT / "data" / "weights"
+PUBLISHED = ROOT / "data" / "results"
 REFERENCE = ROOT / "data" / "reference"
 NOTEBOOKS = ROOT / "notebooks"
 RUNS = ROOT / "runs"
@@ -22,8 +23,8 @@ def cache() -> Path:
 
 
 def results() -> Path:
-    """Folder of the result records: `TNLIB_RESULTS`, by default `data/results/`."""
-    return Path(os.environ.get("TNLIB_RESULTS") or ROOT / "data" / "results")
+    """Folder that new records go to: `TNLIB_RESULTS`, by default that of the published ones, `data/results/`."""
+    return Path(os.environ.get("TNLIB_RESULTS") or PUBLISHED)
 
 
 def mirror() -> Path | None:

@@ -29,7 +29,7 @@ def label_lines(ax: Axes, *, gap: float = 0.06, pad: float = 0.012) -> None:
 
     `gap` and `pad` are fractions of the axes' height and width. Lines without a label are left alone.
     """
-    lines = [line for line in ax.get_lines() if not str(line.get_label()).startswith("_") and len(line.get_xdata())]
+    lines = [line for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
     to_axes = ax.transData + ax.transAxes.inverted()
     ends = []
     for line in lines:
@@ -41,7 +41,12 @@ def label_lines(ax: Axes, *, gap: float = 0.06, pad: float = 0.012) -> None:
         y_label = max(float(y_end), below + gap)
         below = y_label
         ax.text(
-            float(x_end) + pad, y_label, str(line.get_label()), color=line.get_color(), transform=ax.transAxes, va="center"
+            float(x_end) + pad,
+            y_label,
+            str(line.get_label()),
+            color=line.get_color(),
+            transform=ax.transAxes,
+            va="center",
         )
 
 

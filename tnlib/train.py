@@ -58,7 +58,7 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "mlp1024-mnist": Recipe(epochs=20, lr=0.1, weight_decay=1e-4, padding=0, flip=False),
-    "quick-cifar10": Recipe(epochs=30, lr=0.05, resolution=((0.0, 32),)),
+    "quick-cifar10": Recipe(epochs=15, lr=0.05, resolution=((0.0, 32),)),
     "resnet20-cifar10": Recipe(epochs=40, lr=0.15, resolution=((0.0, 24), (0.4, 28), (0.7, 32))),
 }
 
@@ -71,7 +71,9 @@ def pick_device(device: str = "auto") -> torch.device:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, images: data.ImageSet, *, batch: int = 500, device: str | torch.device | None = None) -> float:
+def accuracy(
+    model: nn.Module, images: data.ImageSet, *, batch: int = 500, device: str | torch.device | None = None
+) -> float:
     """Top-1 accuracy in [0, 1] of a model in eval mode on a whole image set; the model's own mode is restored."""
     where = _device_of(model) if device is None else torch.device(device)
     training = model.training
@@ -157,7 +159,9 @@ def reestimate_batchnorm(model: nn.Module, images: data.ImageSet, *, batch: int 
         norm.train(mode)
 
 
-def train(name: str, *, device: str = "auto", resume: bool = True, say: Callable[[str], None] = print) -> dict[str, object]:
+def train(
+    name: str, *, device: str = "auto", resume: bool = True, say: Callable[[str], None] = print
+) -> dict[str, object]:
     """Train one of `RECIPES` on its full data set and write weights and record to `data/weights/`.
 
     A checkpoint is kept after each epoch in `runs/train/`. Returns the record: recipe, losses, accuracy on the full
@@ -179,7 +183,7 @@ def train(name: str, *, device: str = "auto", resume: bool = True, say: Callable
         say(f"{name}: epoch {epoch}/{recipe.epochs}, loss {loss:.4f}, {elapsed:.0f} s")
 
     losses = fit(model, training, recipe, device=device, checkpoint=checkpoint, on_epoch=report)
-    model = model.to("cpu", memory_format=torch.contiguous_format)
+    model = model.cpu().to(memory_format=torch.contiguous_format)
     score = accuracy(model, test)
     path = models.weights_file(name)
     with paths.replacing(path) as temporary:
@@ -217,7 +221,12 @@ def _batches(images: data.ImageSet, recipe: Recipe, epoch: int) -> Iterator[tupl
 def _save_checkpoint(
     path: Path, recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer, losses: list[float]
 ) -> None:
-    content = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses, "recipe": asdict(recipe)}
+    content = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "losses": losses,
+        "recipe": asdict(recipe),
+    }
     with paths.replacing(path) as temporary:
         torch.save(content, temporary)
 

@@ -54,7 +54,7 @@ class Exercise:
     mistakes: tuple[Mistake, ...] = ()
     tolerance: float = 1e-6
 
-    def __call__(self, learner: Callable[..., Any]) -> Verdict:
+    def __call__(self, learner: object) -> Verdict:
         """Try the learner's function on every case; the first difference decides. Never raises."""
         if not callable(learner):
             return self._no(f"give the function itself, without calling it (got {type(learner).__name__})")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def as_float64(tensor: Tensor, *, order: int | None = None) -> Tensor:
-    """The tensor in float64, checked: real, floating, finite, not empty, at least (or exactly) of the order asked for."""
+    """The tensor in float64, checked: real, floating, finite, not empty, of order 2 or more, or as asked for."""
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
         got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
         raise TypeError(f"expected a real floating torch tensor, got {got}")
@@ -42,7 +42,9 @@ def many_ranks(rank: object, largest: Sequence[int], what: str) -> tuple[int, ..
         return tuple(min(value, limit) for limit in largest)
     if len(rank) != len(largest):
         raise ValueError(f"expected {len(largest)} {what}s (or one integer for all), got {len(rank)}: {tuple(rank)}")
-    return tuple(one_rank(r, limit, f"{what} number {i + 1}") for i, (r, limit) in enumerate(zip(rank, largest, strict=True)))
+    return tuple(
+        one_rank(r, limit, f"{what} number {i + 1}") for i, (r, limit) in enumerate(zip(rank, largest, strict=True))
+    )
 
 
 def check_rank_or_error(rank: object, rel_error: float | None) -> None:
@@ -70,5 +72,5 @@ def max_tt_ranks(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def max_cp_rank(shape: Sequence[int]) -> int:
-    """A CP rank at which every tensor of this shape has an exact decomposition: the product of all sizes but the largest."""
+    """A CP rank that suffices for every tensor of this shape: the product of all sizes but the largest."""
     return math.prod(shape) // max(shape)

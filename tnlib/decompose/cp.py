@@ -53,10 +53,10 @@ def cp(
     scale = float(wide.norm()) or 1.0
     runs = [_als(wide / scale, _start(wide, rank, init, seed + run), max_iter, tol) for run in range(restarts)]
     factors = min(runs, key=lambda run: run[0])[1]
-    norms = torch.stack([factor.norm(dim=0) for factor in factors])
-    weights = norms.prod(0) * scale
+    norms = torch.stack([_norms(factor) for factor in factors])
+    weights = torch.stack([factor.norm(dim=0) for factor in factors]).prod(0) * scale
     order = torch.argsort(weights, descending=True)
-    unit = [(factor / norm.clamp_min(torch.finfo(norm.dtype).tiny))[:, order] for factor, norm in zip(factors, norms, strict=True)]
+    unit = [(factor / norm)[:, order] for factor, norm in zip(factors, norms, strict=True)]
     return CPTensor((weights[order].to(tensor.dtype), [factor.to(tensor.dtype).contiguous() for factor in unit]))
 
 
@@ -72,24 +72,34 @@ def _start(wide: Tensor, rank: int, init: str, seed: int) -> list[Tensor]:
 
 
 def _als(wide: Tensor, factors: list[Tensor], max_iter: int, tol: float) -> tuple[float, list[Tensor]]:
-    """Sweep over the modes until the error settles; returns the relative error and the factors. `wide` has unit norm."""
-    before = math.inf
+    """Sweep over the modes until the error settles; returns the error and the factors. `wide` has unit norm."""
+    # Columns of unit norm keep the Gram matrices well scaled; the factor solved for last carries the terms' weights.
+    heavy, before = 0, math.inf
+    for q in range(1, wide.ndim):
+        factors[q] = factors[q] / _norms(factors[q])
+    grams = [factor.mT @ factor for factor in factors]
+    damping = 1e-12 * torch.eye(factors[0].shape[1], dtype=wide.dtype, device=wide.device)
     for _ in range(max_iter):
         for q in range(wide.ndim):
-            # Columns of unit norm keep the Gram matrices well scaled; the weights move into the factor being solved for.
-            for p, factor in enumerate(factors):
-                if p != q:
-                    norms = factor.norm(dim=0).clamp_min(torch.finfo(factor.dtype).tiny)
-                    factors[p], factors[q] = factor / norms, factors[q] * norms
-            gram = torch.stack([f.mT @ f for p, f in enumerate(factors) if p != q]).prod(0)
-            damping = 1e-12 * torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
+            norms = _norms(factors[heavy])
+            factors[heavy] = factors[heavy] / norms
+            factors[q] = factors[q] * norms
+            grams[heavy] = factors[heavy].mT @ factors[heavy]
+            gram = torch.stack(grams[:q] + grams[q + 1 :]).prod(0)
             right = mttkrp(wide, factors, q) + damping[0, 0] * factors[q]
             factors[q] = torch.linalg.solve(gram + damping, right.mT).mT
-        error = float((wide.flatten(1) - factors[0] @ khatri_rao(factors[1:]).mT).norm())
+            heavy = q
+        error = float((wide.flatten(1) - factors[0] @ khatri_rao_all(factors[1:], len(damping), wide).mT).norm())
         if not error < before - tol:
             break
         before = error
     return error, factors
+
+
+def _norms(factor: Tensor) -> Tensor:
+    """Norms of a factor's columns; 1 for a column of zeros, so that one may divide by it."""
+    norms = factor.norm(dim=0)
+    return torch.where(norms > 0, norms, torch.ones_like(norms))
 
 
 def mttkrp(tensor: Tensor, factors: Sequence[Tensor], mode: int) -> Tensor:
@@ -100,7 +110,9 @@ def mttkrp(tensor: Tensor, factors: Sequence[Tensor], mode: int) -> Tensor:
     first product are those that keep its Khatri-Rao factor and its result smallest together.
 
     Args:
-        tensor: sizes N_1 .. N_Q. factors: (N_q, R) each. mode: the mode that stays.
+        tensor: sizes N_1 .. N_Q.
+        factors: one of shape (N_q, R) for each mode; that of `mode` is not used.
+        mode: the mode that stays.
 
     Returns:
         Tensor (N_mode, R).
@@ -129,4 +141,5 @@ def khatri_rao_all(factors: Sequence[Tensor], rank: int, like: Tensor) -> Tensor
     """Khatri-Rao product of any number of factors (N_q, R): a row of ones for none of them."""
     if len(factors) < 2:
         return factors[0] if factors else torch.ones(1, rank, dtype=like.dtype, device=like.device)
-    return khatri_rao(list(factors))
+    product: Tensor = khatri_rao(list(factors))
+    return product

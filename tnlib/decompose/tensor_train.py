@@ -56,8 +56,10 @@ def tt_matrix(
 
     Args:
         matrix: shape (prod(row_dims), prod(col_dims)).
-        row_dims, col_dims: d row digits m_k and d column digits n_k, most significant first.
-        rank, rel_error: as for `tt`, of the tensor of sizes m_k n_k.
+        row_dims: d row digits m_k, most significant first.
+        col_dims: d column digits n_k, likewise.
+        rank: as for `tt`, of the tensor of sizes m_k n_k.
+        rel_error: as for `tt`.
 
     Returns:
         `TTMatrix` whose factors have shape (R_(k-1), m_k, n_k, R_k) (Novikov et al. 2015, equation 4).
@@ -77,4 +79,6 @@ def tt_matrix(
     paired = [axis for k in range(d) for axis in (k, d + k)]
     tensor = matrix.reshape(*rows, *cols).permute(paired).reshape([m * n for m, n in zip(rows, cols, strict=True)])
     train = tt(tensor, rank, rel_error=rel_error)
-    return TTMatrix([g.reshape(g.shape[0], m, n, g.shape[2]) for g, m, n in zip(train.factors, rows, cols, strict=True)])
+    return TTMatrix(
+        [g.reshape(g.shape[0], m, n, g.shape[2]) for g, m, n in zip(train.factors, rows, cols, strict=True)]
+    )

@@ -34,7 +34,9 @@ def tucker(
         rel_error: instead of `rank`, a bound on the Frobenius error relative to the tensor's norm; each mode may then
             discard rel_error / sqrt(number of modes) of it.
         method: `hosvd` truncates each mode's SVD (De Lathauwer et al. 2000a); `hooi` goes on from there by alternating
-            least squares (De Lathauwer et al. 2000b) until the error changes by less than `tol`, `max_iter` sweeps at most.
+            least squares (De Lathauwer et al. 2000b).
+        max_iter: largest number of HOOI sweeps.
+        tol: HOOI stops when the relative error changes by less than this.
 
     Returns:
         `TuckerTensor` with orthonormal factors (N_q, R_q); a mode that is left alone has an identity factor.
@@ -58,7 +60,10 @@ def tucker(
         kept = validate.tail_rank(s, threshold) if ranks is None else ranks[position]
         factors[mode] = u[:, :kept]
     if method == "hooi" and len(chosen) > 1 and any(factors[m].shape[1] < wide.shape[m] for m in chosen):
-        start = (tl.tenalg.multi_mode_dot(wide, [factors[m] for m in chosen], chosen, transpose=True), list(factors.values()))
+        start = (
+            tl.tenalg.multi_mode_dot(wide, [factors[m] for m in chosen], chosen, transpose=True),
+            list(factors.values()),
+        )
         kept_ranks = [factors[m].shape[1] for m in chosen]
         # TensorLy returns (TuckerTensor-like pair, errors); the core is recomputed below for either method.
         (_, improved), _ = partial_tucker(wide, kept_ranks, chosen, n_iter_max=max_iter, init=start, tol=tol)

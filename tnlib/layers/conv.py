@@ -225,7 +225,7 @@ def _build(layer: nn.Conv2d, stages: list[Stage], last: bool) -> nn.Conv2d:
         padding: Any = layer.padding if any(carries) else 0
     else:
         padding = tuple(p if carry else 0 for p, carry in zip(layer.padding, carries, strict=True))
-    conv = nn.utils.skip_init(
+    conv: nn.Conv2d = nn.utils.skip_init(
         nn.Conv2d,
         inputs * groups,
         outputs,
@@ -241,7 +241,7 @@ def _build(layer: nn.Conv2d, stages: list[Stage], last: bool) -> nn.Conv2d:
     )
     with torch.no_grad():
         conv.weight.copy_(weight)
-        if last and layer.bias is not None:
+        if layer.bias is not None and conv.bias is not None:
             conv.bias.copy_(layer.bias)
     conv.requires_grad_(layer.weight.requires_grad)
     return conv
@@ -250,7 +250,7 @@ def _build(layer: nn.Conv2d, stages: list[Stage], last: bool) -> nn.Conv2d:
 def _per_group(conv: nn.Module, groups: int) -> Tensor:
     """A stage's weight as (groups, outputs, inputs, kh, kw), a depthwise one spread on a diagonal."""
     assert isinstance(conv, nn.Conv2d)
-    weight = conv.weight.unflatten(0, (groups, -1))
+    weight: Tensor = conv.weight.unflatten(0, (groups, -1))
     if conv.groups == groups:
         return weight
     return torch.diag_embed(weight[:, :, 0].movedim(1, -1)).permute(0, 3, 4, 1, 2)

@@ -42,7 +42,7 @@ def max_rank(layer: nn.Module, format: str) -> int | tuple[int, ...]:
     """The largest useful rank of a layer in a format: there the factorized layer computes what the layer did."""
     weight = layer.weight
     cls = _class_for(layer, format)
-    shape = list(weight.shape)  # type: ignore[arg-type, union-attr]
+    shape = list(weight.shape)  # type: ignore[arg-type]
     shape[0] //= getattr(layer, "groups", 1)
     result: int | tuple[int, ...] = cls.max_rank(shape)
     return result

@@ -41,7 +41,8 @@ class SVDLinear(nn.Sequential):
     def dense_weight(self) -> Tensor:
         """The (out, in) weight that the two layers multiply out to; differentiable."""
         first, second = self._parts()
-        return second.weight @ first.weight
+        weight: Tensor = second.weight @ first.weight
+        return weight
 
 
 class TTLinear(nn.Module):
@@ -111,7 +112,8 @@ class TTLinear(nn.Module):
         weight = self.cores[0]
         for core in list(self.cores)[1:]:
             weight = torch.einsum("amnr,rijb->aminjb", weight, core).flatten(3, 4).flatten(1, 2)
-        return weight[0, :, :, 0]
+        dense: Tensor = weight[0, :, :, 0]
+        return dense
 
     def extra_repr(self) -> str:
         return f"{self.col_dims} -> {self.row_dims}, rank={self.rank}, bias={self.bias is not None}"
@@ -141,9 +143,10 @@ def _linear(weight: Tensor, bias: Tensor | None, like: nn.Linear) -> nn.Linear:
     """An `nn.Linear` with this weight and bias, of the other one's dtype, device and need for gradients."""
     outputs, inputs = weight.shape
     place = {"device": like.weight.device, "dtype": like.weight.dtype}
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias is not None, **place)
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias is not None, **place)
     with torch.no_grad():
         layer.weight.copy_(weight)
         if bias is not None:
             layer.bias.copy_(bias)
-    return layer.requires_grad_(like.weight.requires_grad)
+    layer.requires_grad_(like.weight.requires_grad)
+    return layer

@@ -45,7 +45,9 @@ def cpu_name() -> str:
     """The processor's model name, and the instruction sets that decide how fast it computes in low precision."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
-    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    name = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
     flags = next((line for line in lines if line.startswith("flags")), "").split()
     wide = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if flag in flags]
     return " ".join([name, *wide])
@@ -65,7 +67,9 @@ def _version(package: str) -> str:
 
 def _git(*arguments: str) -> str | None:
     try:
-        run = subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, text=True, timeout=10, check=False)
+        run = subprocess.run(
+            ["git", *arguments], cwd=paths.ROOT, capture_output=True, text=True, timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return run.stdout.strip() if run.returncode == 0 else None

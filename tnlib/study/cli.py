@@ -1,4 +1,4 @@
-"""The command line: `tnlib`, or `python -m tnlib`. Exit status 0: done; 1: something failed; 2: a mistake in the call."""
+"""The command line, `tnlib` or `python -m tnlib`. Exit status: 0 done, 1 something failed, 2 a mistake in the call."""
 
 from __future__ import annotations
 
@@ -79,6 +79,27 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _accuracy(arguments: argparse.Namespace) -> int:
+    import time
+
+    from tnlib import data, models, train
+    from tnlib.study.results import record
+
+    model, dataset = models.load(arguments.name, arguments.weights), models.model_info(arguments.name).dataset
+    images, started = data.load(dataset, "test", arguments.subset), time.perf_counter()
+    score = train.accuracy(model, images)
+    print(f"{arguments.name}, {arguments.weights}: {score:.3%} of {len(images)} {dataset} test images")
+    path = record(
+        "accuracy",
+        {"test_accuracy": score, "test_images": len(images)},
+        parameters={"model": arguments.name, "weights": arguments.weights, "subset": arguments.subset},
+        source=f"tnlib accuracy {arguments.name} --weights {arguments.weights} --subset {arguments.subset}",
+        seconds=time.perf_counter() - started,
+    )
+    print(f"recorded {path.name}")
+    return 0
+
+
 def _check(arguments: argparse.Namespace) -> int:
     import runpy
 
@@ -101,7 +122,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _results(arguments: argparse.Namespace) -> int:
     from tnlib.study.results import results
 
-    frame = results(arguments.study)
+    frame = results(arguments.study, arguments.folder)
     if frame.empty:
         print("no records" + (f" of {arguments.study}" if arguments.study else ""))
         return 0
@@ -113,12 +134,14 @@ def _results(arguments: argparse.Namespace) -> int:
 
 def _sync(arguments: argparse.Namespace) -> int:
     from tnlib.study.publish import publish, sources
+    from tnlib.study.readme import fill_readme
 
     chosen = [s for s in sources() if not arguments.name or s.stem.startswith(tuple(arguments.name))]
     if not chosen:
         raise ValueError(f"no notebook source begins with {', '.join(arguments.name)}")
     for source in chosen:
         print(publish(source), flush=True)
+    fill_readme()
     return 0
 
 
@@ -157,15 +180,23 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     train.add_argument("--fresh", action="store_true", help="start again instead of resuming from the last epoch")
 
+    accuracy = command(
+        "accuracy", _accuracy, "Measure a network on test images and record it.", "tnlib accuracy quick-cifar10"
+    )
+    accuracy.add_argument("name", help="a known network")
+    accuracy.add_argument("--weights", choices=("trained", "published"), default="trained")
+    accuracy.add_argument("--subset", choices=("embedded", "full"), default="full", help="of the test images")
+
     check = command("check", _check, "List the exercises, or check the functions in a file.", "tnlib check answers.py")
     check.add_argument("file", nargs="?", type=Path, help="Python file that defines functions named like the exercises")
 
     results = command("results", _results, "Show the records.", "tnlib results compress-resnet20 --csv")
     results.add_argument("study", nargs="?", help="only the records of this study")
+    results.add_argument(
+        "--folder", type=Path, help="where the records lie (default: the published ones, data/results)"
+    )
     results.add_argument("--csv", action="store_true", help="as comma-separated values")
 
-    sync = command("sync", _sync, "Execute notebook sources and write the notebooks to commit.", "tnlib sync 00")
+    sync = command("sync", _sync, "Execute notebook sources; write notebooks and README tables.", "tnlib sync 00")
     sync.add_argument("name", nargs="*", help="beginnings of names; all sources when none is given")
     return parser
-
-

@@ -19,7 +19,7 @@ def source_of(notebook: Path) -> Path:
 
 
 def read_source(source: Path) -> nbformat.NotebookNode:
-    """The notebook that a source describes, without outputs; cell ids are the cells' numbers, so that diffs stay small."""
+    """The notebook that a source describes, without outputs; cell ids are the cells' numbers: diffs stay small."""
     import jupytext
 
     book = jupytext.read(source, fmt="py:percent")

@@ -62,19 +62,22 @@ def record(
     return path
 
 
-def results(study: str | None = None) -> pd.DataFrame:
-    """All records, or those of one study, oldest first: a row each, nested values in columns like `metrics.accuracy`.
+def results(study: str | None = None, folder: Path | None = None) -> pd.DataFrame:
+    """The published records, or those in another folder, oldest first; all, or those of one study.
 
-    The column `record` holds the file's name. Raises ValueError naming a file that is not a whole record.
+    A row each, nested values in columns like `metrics.accuracy`; the column `record` holds the file's name. Raises
+    ValueError naming a file that is not a whole record.
     """
     rows = []
-    for path in sorted(paths.results().glob("*.json")):
+    for path in sorted((folder or paths.PUBLISHED).glob("*.json")):
         try:
             content = json.loads(path.read_text())
             if content["schema"] != SCHEMA:
                 raise KeyError(f"schema {content['schema']}")
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path.name} is not a record of schema {SCHEMA} ({error}): remove or restore it") from None
+            raise ValueError(
+                f"{path.name} is not a record of schema {SCHEMA} ({error}): remove or restore it"
+            ) from None
         if study in (None, content["study"]):
             rows.append({"record": path.stem, **content})
     frame = pd.json_normalize(rows)

@@ -1,0 +1,421 @@
+# %% [markdown]
+# # Start here: compress a trained network five ways
+#
+# **What you'll do.** Load a trained ResNet-20, look inside its kernels, replace every 3x3 convolution but the first by
+# five kinds of tensor factorization, and draw what that does to accuracy, size, arithmetic and time.
+#
+# **What you'll learn.** What a *format* and a *rank* are; why a small weight error can be a large accuracy error, and
+# why fewer multiplications need not mean less time; how this workbook measures.
+#
+# **What you need first.** Matrices, the singular value decomposition, a little PyTorch (`nn.Conv2d`, `state_dict`).
+#
+# **Time.** 30 minutes to read and do the exercises, under a minute to execute. **Difficulty.** Easy.
+
+# %% [markdown]
+# ## The map
+#
+# | notebook | question |
+# | --- | --- |
+# | **00 start here** | What happens to a real network when its weights are factorized? |
+# | *01 to 04, planned* | Tensor algebra, CPD, Tucker, tensor train: when are they unique, stable, cheap? |
+# | *05, planned* | Trains of coupled third-order decompositions (Zniyed et al. 2020) |
+# | *06 and 07, planned* | From factors to layers, and what they really cost |
+# | *10, planned* | Run a study of your own: parameters, sweeps, statistics |
+#
+# Every notebook has a `parameters` cell. Change it here, or from the command line: `tnlib run 00 -p batch=64`.
+
+# %% tags=["parameters"]
+profile: str = "quick"  # "quick": committed data; "full": all 10,000 test images, more budgets
+weights: str = "trained"  # "trained" here, or "published" by others (fetched once)
+batch: int = 16  # images at once when latency is measured
+seed: int = 0  # decides the samples and the starting points of CPD
+
+# %%
+import copy
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+from torch import nn
+
+from tnlib import check, data, decompose, layers, measure, models, plots, study, train
+
+plots.use_style()
+fractions = {"quick": [0.3, 0.6], "full": [0.2, 0.4, 0.6, 0.8]}[profile]
+subset, num_test, num_calibration = {"quick": ("embedded", 600, 500), "full": ("full", 10_000, 2_000)}[profile]
+
+# %% [markdown]
+# First, the machine. Times below are times *on it*; everything else should come out the same anywhere.
+
+# %%
+machine = measure.provenance()
+pd.Series({**machine["machine"], **machine["versions"]}, name="this run").to_frame()
+
+# %% [markdown]
+# ## The network and its images
+#
+# ResNet-20 (He et al. 2016) has 19 convolutions with 3x3 kernels and one fully connected layer. The weights were
+# trained by `tnlib train resnet20-cifar10`; the record beside them says how, and what they reach on all 10,000 test
+# images. The images here are real CIFAR-10 images, a stratified sample.
+
+# %%
+model = models.load("resnet20-cifar10", weights=weights)
+test = data.load("cifar10", "test", subset).sample(num_test, seed)
+calibration = data.load("cifar10", "train", subset).sample(num_calibration, seed)
+print(f"{len(test)} test images, {len(calibration)} images to re-estimate BatchNorm with")
+
+# %%
+baseline = train.accuracy(model, test)
+print(f"accuracy on this sample: {baseline:.1%}")
+
+# %% [markdown]
+# What does one image cost? A *MAC* is one multiplication with its addition.
+
+# %% tags=["nbval-check-output"]
+cost = measure.cost(model, (1, 3, 32, 32))
+print(f"{cost.params:,} parameters, {cost.macs:,} MACs, {cost.bytes:,} bytes of weights")
+
+# %% [markdown]
+# ## A weight is a tensor
+#
+# A convolution's kernel has four modes: output channels $T$, input channels $S$, height $k_h$ and width $k_w$. We
+# write it $\mathcal K \in \mathbb R^{T \times S \times k_h \times k_w}$, as PyTorch stores it.
+
+# %% tags=["nbval-check-output"]
+convs = {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.in_channels > 3}
+conv = convs["layer3.1.conv1"]
+kernel = conv.weight.detach()
+print(f"{len(convs)} convolutions to compress; this one: {tuple(kernel.shape)}, {kernel.numel():,} numbers")
+
+# %% [markdown]
+# **Predict, then reveal.** Unfold the kernel to a matrix with a row for each output channel, $T \times S k_h k_w$. If
+# half of its singular values were zero, half of the layer would be free. Do you expect the singular values of a
+# *trained* kernel to fall quickly? Compared with a random kernel of the same shape?
+
+# %%
+generator = torch.Generator().manual_seed(seed)
+noise = torch.randn(kernel.shape, generator=generator)
+spectra = {"random": torch.linalg.svdvals(noise.flatten(1))}
+for name in ("layer1.0.conv1", "layer2.1.conv1", "layer3.1.conv1"):
+    spectra[name] = torch.linalg.svdvals(convs[name].weight.detach().flatten(1))
+
+# %%
+fig, ax = plt.subplots()
+for name, s in spectra.items():
+    ax.plot(torch.arange(1, len(s) + 1) / len(s), s / s[0], label=name, color="0.5" if name == "random" else None)
+ax.set(
+    xlabel="index of the singular value / number of them",
+    ylabel="singular value / the largest",
+    xlim=(0, 1.25),
+    ylim=(0, 1.05),
+)
+ax.set_title("Trained kernels have singular values that fall, but not to zero")
+plots.label_lines(ax)
+plt.show()
+
+# %% [markdown]
+# The trained kernels fall faster than noise, but none of them is of low rank. So every compression below makes an
+# error, and the question is where it hurts least. How large is the error for the matrix? The **Eckart-Young theorem**
+# (1936) says: the best rank-$R$ approximation keeps the first $R$ singular triplets, and
+#
+# $$\|\mathbf W - \mathbf W_R\|_F^2 = \sum_{r > R} \sigma_r^2 .$$
+#
+# We never state such a thing without testing it:
+
+# %% tags=["nbval-check-output"]
+matrix = kernel.double().flatten(1)
+sigma = torch.linalg.svdvals(matrix)
+for rank in (1, 8, 32, 64):
+    error = (matrix - decompose.svd(matrix, rank).to_matrix()).norm()
+    assert torch.isclose(error, sigma[rank:].norm(), atol=1e-12)
+print("Eckart-Young holds for ranks 1, 8, 32 and 64")
+
+# %% [markdown]
+# ## Five formats
+#
+# A *format* is a way to store the kernel by factors; its *rank* says how large they are. Each one turns the layer into
+# a chain of smaller convolutions:
+#
+# | format | the chain | source |
+# | --- | --- | --- |
+# | `svd` | $k_h \times k_w$ to $R$ channels, then $1 \times 1$ | matrix SVD of $T \times S k_h k_w$ |
+# | `spatial_svd` | $k_h \times 1$ to $R$, then $1 \times k_w$ | Jaderberg et al. 2014 |
+# | `cp` | $1 \times 1$ to $R$, $k_h \times 1$ and $1 \times k_w$ depthwise, $1 \times 1$ | Lebedev et al. 2015 |
+# | `tucker2` | $1 \times 1$ to $R_S$, $k_h \times k_w$ to $R_T$, $1 \times 1$ | Kim et al. 2016 |
+# | `tt` | $1 \times 1$ to $R_1$, $k_h \times 1$ to $R_2$, $1 \times k_w$ to $R_3$, $1 \times 1$ | tensor train of the kernel |
+#
+# `layers.factorize` does it for one layer, with its stride, padding, groups and bias.
+
+# %% tags=["nbval-check-output"]
+small = layers.factorize(conv, "cp", 16, seed=seed)
+small
+
+# %% [markdown]
+# The chain computes exactly what a convolution with the *multiplied-out* kernel would compute, but never forms that
+# kernel. Checked on random input, in double precision:
+
+# %% tags=["nbval-check-output"]
+x = torch.randn(2, 64, 8, 8, generator=generator, dtype=torch.float64)
+for format in plots.FORMAT_STYLE:
+    chain = layers.factorize(conv, format, 8).double()
+    dense = nn.functional.conv2d(x, chain.dense_weight(), padding=1)
+    assert torch.allclose(chain(x), dense, rtol=0, atol=1e-10)
+print("all five chains equal the convolution with their dense weight")
+
+# %% [markdown]
+# And at the largest useful rank nothing is lost. (For `cp` that rank is so large that we test it later, on kernels
+# that are built from few terms.)
+
+# %% tags=["nbval-check-output"]
+for format in ("svd", "spatial_svd", "tucker2", "tt"):
+    full = layers.max_rank(conv, format)
+    weight = layers.factorize(conv, format, full).dense_weight()
+    assert torch.allclose(weight, kernel, atol=1e-5)
+    print(f"{format:<12} exact at rank {full}")
+
+# %% [markdown]
+# ## Formats on equal terms
+#
+# Ranks of different formats cannot be compared; sizes can. Count the parameters of each chain as a function of its
+# rank (one number $r$, used for all ranks of a format, and cut where it exceeds what is useful):
+
+# %%
+count = {
+    "svd": lambda T, S, k, r: r * (S * k * k + T),
+    "spatial_svd": lambda T, S, k, r: r * k * (S + T),
+    "cp": lambda T, S, k, r: r * (S + 2 * k + T),
+    "tucker2": lambda T, S, k, r: S * min(r, S) + min(r, S) * min(r, T) * k * k + min(r, T) * T,
+    "tt": lambda T, S, k, r: S * min(r, S) + k * r * (min(r, S) + min(r, T)) + min(r, T) * T,
+}
+
+# %% [markdown]
+# Formulas are claims, too. Each is compared with the number of entries of a real chain:
+
+# %% tags=["nbval-check-output"]
+for format, formula in count.items():
+    for layer in (conv, convs["layer2.0.conv1"]):
+        chain = layers.factorize(layer, format, 12, **({"max_iter": 1} if format == "cp" else {}))
+        T, S, k, _ = layer.weight.shape
+        assert formula(T, S, k, 12) == sum(p.numel() for p in chain.parameters())
+print("five formulas agree with the chains, on two layers each")
+
+# %% [markdown]
+# Now the rank follows from a budget: the largest one whose chain has at most a given fraction of the layer's
+# parameters.
+
+
+# %%
+def rank_for(layer, format, fraction):
+    T, S, k, _ = layer.weight.shape
+    budget = fraction * layer.weight.numel()
+    return max(r for r in range(1, 10 * T) if r == 1 or count[format](T, S, k, r) <= budget)
+
+
+pd.DataFrame({f: {r: rank_for(conv, f, r) for r in (0.1, 0.3, 0.6, 0.9)} for f in count}).rename_axis(
+    "fraction of parameters"
+)
+
+# %% [markdown]
+# A CP term costs only $S + 2k + T$ numbers, so CP affords many of them. Whether many cheap terms beat few rich ones is
+# an empirical question; **write down your ranking of the five formats before you go on.**
+
+
+# %%
+def compress(model, format, fraction):
+    result = copy.deepcopy(model)
+    options = {"max_iter": 30, "seed": seed} if format == "cp" else {}
+    for name, layer in convs.items():
+        rank = rank_for(layer, format, fraction)
+        result.set_submodule(name, layers.factorize(layer, format, rank, **options))
+    return result
+
+
+# %% [markdown]
+# ## The experiment
+#
+# For each format and each budget: compress all layers, measure accuracy as it is, then let BatchNorm re-estimate its
+# means and variances on a few training images (one forward pass; no weight changes), and measure again. Nothing is
+# fine-tuned in this notebook.
+
+# %%
+networks, rows = {}, []
+for format in count:
+    for fraction in fractions:
+        small = networks[format, fraction] = compress(model, format, fraction)
+        row = {"format": format, "fraction": fraction, "raw": train.accuracy(small, test)}
+        train.reestimate_batchnorm(small, calibration)
+        relative = measure.cost(small, (1, 3, 32, 32)).relative_to(cost)
+        rows.append(
+            row | {"accuracy": train.accuracy(small, test), "params": relative["params"], "macs": relative["macs"]}
+        )
+len(rows)
+
+# %% [markdown]
+# Time is measured last, all networks in turn, so that whatever else the machine does hurts all of them alike
+# (`measure.compare`). The figure is a ratio to the original's time, with its spread over rounds.
+
+# %%
+images = test.images[:batch]
+timed = measure.compare({"original": model} | {str(key): net for key, net in networks.items()}, images, rounds=15)
+for row in rows:
+    median, low, high = timed.speedup[str((row["format"], row["fraction"]))]
+    row |= {"time": 1 / median, "time_low": 1 / high, "time_high": 1 / low}
+table = pd.DataFrame(rows)
+table.round(3)
+
+# %% [markdown]
+# Three costs, three pictures. The dashed line is the original network.
+
+# %%
+fig, axes = plt.subplots(1, 3, figsize=(10, 3.8), sharey=True)
+points = dict(tuple(table.groupby("format", sort=False)))
+labels = {"params": "parameters / original", "macs": "MACs / original", "time": f"time / original, batch {batch}"}
+plots.tradeoff(axes, points, labels, baseline)
+axes[0].set_title("Equal size, unequal accuracy")
+axes[2].legend(*axes[0].get_legend_handles_labels(), loc="lower right")
+plt.show()
+
+# %% [markdown]
+# Read the panels from left to right. In the first, formats of equal size differ a lot in accuracy, though each
+# approximates the same kernels. In the second the order hardly changes: for these chains MACs follow parameters. In the
+# third it does: points move to the right, some of them beyond 1. A chain of four small convolutions moves more data and
+# starts more kernels than one large convolution, and a depthwise one does little work for each number it loads.
+# **Fewer MACs are not less time**; the lessons on layers come back to it.
+
+# %%
+speed = table.assign(mac_saving=1 / table.macs, measured=1 / table.time)
+speed["share"] = (speed.measured - 1) / (speed.mac_saving - 1)
+speed.groupby("format", sort=False)[["mac_saving", "measured"]].mean().round(2)
+
+# %% [markdown]
+# ## What BatchNorm re-estimation repairs
+#
+# A compressed layer's outputs have other means and variances than those that the following BatchNorm was trained with.
+# One pass over a few hundred images corrects them.
+
+# %%
+fig, ax = plt.subplots()
+position = range(len(table))
+ax.hlines(position, 100 * table.raw, 100 * table.accuracy, color="0.8")
+ax.plot(100 * table.raw, position, "o", color="#D55E00", label="as compressed")
+ax.plot(100 * table.accuracy, position, "o", color="#0072B2", label="BatchNorm re-estimated")
+ax.axvline(100 * baseline, color="0.4", linestyle="--", linewidth=1)
+ax.set_yticks(position, [f"{row.format}, {row.fraction:.0%}" for row in table.itertuples()])
+ax.set(xlabel="top-1 accuracy (%)", xlim=(0, 100), title="One forward pass repairs much, without training")
+ax.legend(loc="lower left")
+plt.show()
+
+# %% [markdown]
+# It helps most where the damage is largest. Near the original's accuracy it can cost a little: statistics of a few
+# hundred images are noisier than those of the whole training set.
+#
+# ## Keep the result
+#
+# A number that somebody may quote is written as a record: parameters, metrics, versions, machine, commit, date.
+
+# %%
+path = study.record(
+    "compress-resnet20-formats",
+    {"baseline": baseline, "test_images": len(test), "rows": rows},
+    parameters={"profile": profile, "weights": weights, "batch": batch, "fractions": fractions},
+    source="notebooks/00_start_here",
+    seed=seed,
+)
+print("recorded", path.name.rsplit("-", 1)[0])
+
+# %% [markdown]
+# The published record of the `full` profile (all 10,000 test images, four budgets) was written by the same cells. The
+# figure below reads it from `data/results/`; the live figure above is the same experiment on a small scale.
+
+# %%
+published = study.results("compress-resnet20-formats").query("`parameters.profile` == 'full'").iloc[-1]
+full_table = pd.DataFrame(published["metrics.rows"])
+full_points = dict(tuple(full_table.groupby("format", sort=False)))
+print(f"{published['metrics.test_images']} test images, {published['date'][:10]}, {published['machine.cpu']}")
+
+# %%
+fig, axes = plt.subplots(1, 3, figsize=(10, 3.8), sharey=True)
+labels["time"] = f"time / original, batch {published['parameters.batch']}"
+plots.tradeoff(axes, full_points, labels, published["metrics.baseline"])
+axes[0].set_title("All test images, without fine-tuning (stored record)")
+axes[2].legend(*axes[0].get_legend_handles_labels(), loc="lower right")
+plt.show()
+
+# %% [markdown]
+# ## Exercises
+#
+# Replace `...` by your answer and run the cell: the check says whether it is right, and if not, on which input.
+#
+# ### 1. Warm-up: the size of Tucker-2 (5 minutes)
+#
+# How many parameters has the `tucker2` chain of a $T \times S \times k \times k$ kernel with ranks $R_T$ and $R_S$?
+
+
+# %%
+def tucker2_parameters(T, S, k, R_T, R_S):
+    return ...
+
+
+check.tucker2_parameters(tucker2_parameters)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Add the entries of three kernels: $1 \times 1$ from $S$ to $R_S$ channels, $k \times k$ from $R_S$ to $R_T$,
+# $1 \times 1$ from $R_T$ to $T$.
+# </details>
+# <details><summary>Solution</summary>
+#
+# In `notebooks/solutions/00_start_here.ipynb`.
+# </details>
+#
+# ### 2. Core: when does CP stop saving? (10 minutes)
+#
+# Find the largest rank at which a CP chain has *fewer* parameters than its kernel.
+
+
+# %%
+def break_even_rank(T, S, k):
+    return ...
+
+
+check.break_even_rank(break_even_rank)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# One term costs $S + 2k + T$. The count must stay strictly below $T S k^2$, and a rank is a whole number.
+# </details>
+#
+# ### 3. Stretch: an error without an approximation (15 minutes)
+#
+# Give the relative error $\|\mathcal K - \mathcal K_R\| / \|\mathcal K\|$ of the `svd` format at rank $R$ from the
+# singular values alone, for a kernel of any shape $T \times S \times k_h \times k_w$.
+
+
+# %%
+def tail_error(kernel, rank):
+    return ...
+
+
+check.tail_error(tail_error)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `kernel.flatten(1)` is the unfolding that the `svd` format uses, and Eckart-Young gives the error's square.
+# </details>
+#
+# ## Summary
+#
+# - A trained kernel is not of low rank; compression is a choice of where to make an error.
+# - Formats of equal size differ in accuracy, and those of equal MACs differ in time. Always report the three together.
+# - Re-estimating BatchNorm costs one forward pass and repairs much.
+#
+# ## Further reading
+#
+# - V. Lebedev et al., *Speeding-up convolutional neural networks using fine-tuned CP-decomposition*, ICLR 2015.
+# - A. Novikov et al., *Tensorizing neural networks*, NeurIPS 2015.
+# - Y. Zniyed et al., *High-order tensor estimation via trains of coupled third-order CP and Tucker decompositions*,
+#   LAA 588, 2020.
+# - T. G. Kolda and B. W. Bader, *Tensor decompositions and applications*, SIAM Review 51(3), 2009.

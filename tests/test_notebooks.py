@@ -1,0 +1,105 @@
+"""Hygiene of the committed notebooks, agreement with their sources, and re-runs with other parameters."""
+
+import ast
+import json
+import statistics
+
+import nbformat
+import pytest
+
+from tnlib import paths, study
+from tnlib.study.publish import read_source, source_of, sources
+
+BOOKS = sorted([*paths.NOTEBOOKS.glob("*.ipynb"), *(paths.NOTEBOOKS / "solutions").glob("*.ipynb")])
+ids = [str(path.relative_to(paths.NOTEBOOKS)) for path in BOOKS]
+every_notebook = pytest.mark.parametrize("path", BOOKS, ids=ids)
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+def body_lines(cell):
+    return len([line for line in cell.source.splitlines() if line.strip()])
+
+
+@every_notebook
+def test_hygiene(path):
+    book, cells = nbformat.read(path, 4), code_cells(path)
+    nbformat.validate(book)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert sum(bool(cell.outputs) for cell in cells) >= len(cells) / 2
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    kinds = {kind for o in outputs for kind in o.get("data", {})}
+    assert kinds <= {"text/plain", "text/html", "text/markdown", "text/latex", "image/png"}
+    assert book.metadata.kernelspec.name == "python3"
+    assert "widgets" not in book.metadata
+    assert path.stat().st_size < 2e6
+    assert str(paths.ROOT) not in path.read_text()
+
+
+@every_notebook
+def test_cells_are_short(path):
+    lengths = [body_lines(cell) for cell in code_cells(path)]
+    assert statistics.median(lengths) <= 6
+    assert max(lengths) <= 25
+
+
+@every_notebook
+def test_the_source_twin_is_in_sync(path):
+    mine, twin = nbformat.read(path, 4).cells, read_source(source_of(path)).cells
+    assert [(c.cell_type, c.source, c.metadata.get("tags", [])) for c in mine] == [
+        (c.cell_type, c.source, c.metadata.get("tags", [])) for c in twin
+    ]
+
+
+def test_every_source_has_its_notebook_and_every_lesson_its_solutions():
+    assert sorted(source_of(path) for path in BOOKS) == sorted(sources())
+    lessons = {path.name for path in paths.NOTEBOOKS.glob("*.ipynb")}
+    assert lessons == {path.name for path in (paths.NOTEBOOKS / "solutions").glob("*.ipynb")}
+
+
+@every_notebook
+def test_the_parameters_cell_holds_commented_typed_literals(path):
+    tagged = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    tree = ast.parse(tagged[0].source)
+    for node in tree.body:
+        assert isinstance(node, ast.AnnAssign)
+        ast.literal_eval(node.value)
+        assert "  # " in tagged[0].source.splitlines()[node.lineno - 1]
+    if path.parent == paths.NOTEBOOKS:
+        assert tree.body[0].target.id == "profile"
+
+
+# Tier 3: every notebook with two parameter sets other than its defaults, and what it recorded.
+RERUNS = [
+    ("00_start_here", {"batch": 4, "seed": 1}),
+    ("00_start_here", {"batch": 1, "seed": 2}),
+    ("solutions/00_start_here", {"seed": 1}),
+    ("solutions/00_start_here", {"seed": 2}),
+]
+
+
+@pytest.mark.parametrize(("name", "parameters"), RERUNS)
+def test_rerun_with_other_parameters(name, parameters, tmp_path, monkeypatch):
+    monkeypatch.delenv("TNLIB_RESULTS")
+    run = study.run_notebook(paths.NOTEBOOKS / f"{name}.ipynb", parameters, out=tmp_path)
+    assert run.ok, f"{run.failed_cell}\n{run.error}"
+    if name == "00_start_here":
+        (record,) = (json.loads(p.read_text()) for p in (tmp_path / "results").glob("*.json"))
+        assert record["parameters"]["batch"] == parameters["batch"]
+        assert record["seed"] == parameters["seed"]
+        assert len(record["metrics"]["rows"]) == 10
+        for row in record["metrics"]["rows"]:
+            assert row["params"] < 1
+            assert 0 <= row["raw"] <= 1
+            assert row["time"] > 0
+        best = max(row["accuracy"] for row in record["metrics"]["rows"])
+        assert record["metrics"]["baseline"] - 0.2 < best
+
+
+def test_every_notebook_is_rerun_with_two_parameter_sets():
+    names = [name for name, _ in RERUNS]
+    assert all(names.count(identifier.removesuffix(".ipynb")) >= 2 for identifier in ids)

@@ -1,0 +1,87 @@
+"""The house rules: imports go one way, the environments agree, the lock is pinned, the repository stays small."""
+
+import ast
+import re
+import subprocess
+import tomllib
+
+import pytest
+import yaml
+
+from tnlib import paths
+
+PACKAGE = paths.ROOT / "tnlib"
+PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
+
+# What each part may import of tnlib besides itself and `paths`.
+MAY_IMPORT = {
+    "paths": set(),
+    "decompose": set(),
+    "sources": set(),
+    "layers": {"decompose"},
+    "measure": set(),
+    "compress": {"layers", "decompose", "measure", "data", "models", "train"},
+    "data": {"sources"},
+    "models": {"data"},
+    "train": {"data", "models", "measure"},
+    "plots": set(),
+    "check": {"decompose", "layers"},
+    "study": {"compress", "layers", "decompose", "measure", "data", "models", "train", "plots", "check"},
+    "__main__": {"study"},
+}
+
+
+def imported_parts(path):
+    """First-level parts of tnlib that a module imports, wherever in the module."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "tnlib" else [node.module]
+        else:
+            assert not isinstance(node, ast.ImportFrom), f"{path.name}: relative imports hide their direction"
+            continue
+        yield from (name.split(".")[1] for name in names if name.startswith("tnlib."))
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if part == "__init__":
+        assert not list(imported_parts(path))
+        return
+    assert set(imported_parts(path)) <= MAY_IMPORT[part] | {part, "paths"}
+
+
+def test_no_module_is_a_drawer_and_none_is_too_long():
+    for path in PACKAGE.rglob("*.py"):
+        assert path.stem not in {"utils", "helpers", "common"}
+        assert len(path.read_text().splitlines()) <= 300, f"{path} is asking to be two"
+
+
+def test_environment_yml_lists_what_pyproject_lists():
+    dependencies = yaml.safe_load((paths.ROOT / "environment.yml").read_text())["dependencies"]
+    pip = next(entry["pip"] for entry in dependencies if isinstance(entry, dict))
+    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"], "-e ."]
+    assert sorted(pip) == sorted(wanted)
+    assert "python" + PROJECT["requires-python"] in dependencies
+
+
+def test_the_lock_pins_every_dependency_with_hashes_and_names_no_index():
+    lock = (paths.ROOT / "requirements.lock").read_text()
+    pinned = set(re.findall(r"^([A-Za-z0-9_.-]+)==", lock, re.MULTILINE))
+    wanted = [re.split(r"[<>=\[]", d)[0] for d in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
+    assert set(wanted) <= pinned
+    assert not re.search(r"https?://|--(extra-)?index-url|--find-links", lock)
+    for block in re.split(r"\n(?=\S)", lock.strip()):
+        assert "--hash=sha256:" in block
+
+
+def test_tracked_files_are_small_and_name_no_place_of_this_machine():
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=paths.ROOT, capture_output=True, text=True, check=True)
+    files = [paths.ROOT / name for name in listing.stdout.split("\0") if name and (paths.ROOT / name).is_file()]
+    sizes = [path.stat().st_size for path in files]
+    assert max(sizes) < 10e6
+    assert sum(sizes) < 60e6
+    texts = [p for p in files if p.suffix in {".py", ".md", ".json", ".ipynb", ".toml", ".yml", ".yaml"}]
+    assert not [p for p in texts if str(paths.ROOT) + "/" in p.read_text()]

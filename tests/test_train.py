@@ -1,0 +1,114 @@
+"""Training: resuming changes nothing, schedules, BatchNorm re-estimation against its definition."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tnlib import data, models, train
+
+
+@pytest.fixture
+def images():
+    return data.load("cifar10", "train").sample(60)
+
+
+def small_net():
+    torch.manual_seed(0)
+    return nn.Sequential(models.Prepare((0.5,) * 3, (0.2,) * 3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 10))  # fmt: skip
+
+
+RECIPE = train.Recipe(epochs=3, batch=25, lr=0.05, resolution=((0.0, 24), (0.5, 32)))
+
+
+def test_an_interrupted_training_resumed_equals_an_uninterrupted_one(images, tmp_path):
+    whole = small_net()
+    losses = train.fit(whole, images, RECIPE, device="cpu")
+
+    class Power(Exception):
+        pass
+
+    def cut(epoch, loss, seconds):
+        if epoch == 2:
+            raise Power
+
+    checkpoint = tmp_path / "c.pt"
+    with pytest.raises(Power):
+        train.fit(small_net(), images, RECIPE, device="cpu", checkpoint=checkpoint, on_epoch=cut)
+    resumed, done = small_net(), []
+    again = train.fit(
+        resumed, images, RECIPE, device="cpu", checkpoint=checkpoint, on_epoch=lambda e, *_: done.append(e)
+    )
+    assert done == [3]
+    assert again == losses
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    )
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(images, tmp_path):
+    train.fit(small_net(), images, RECIPE, device="cpu", checkpoint=tmp_path / "c.pt")
+    with pytest.raises(ValueError, match="another recipe"):
+        train.fit(small_net(), images, train.Recipe(epochs=1), device="cpu", checkpoint=tmp_path / "c.pt")
+
+
+def test_training_learns_a_small_set_by_heart(images):
+    model = small_net()
+    losses = train.fit(model, images, train.Recipe(epochs=30, batch=20, lr=0.1, padding=0, flip=False), device="cpu")
+    assert losses[-1] < 0.6 * losses[0]
+    assert not model.training
+
+
+def test_rate_warms_up_and_falls_to_zero():
+    recipe = train.Recipe(epochs=1, lr=0.3, warmup=0.2)
+    assert recipe.rate(0.0) == 0.0
+    assert recipe.rate(0.1) == pytest.approx(0.15)
+    assert recipe.rate(0.2) == pytest.approx(0.3)
+    assert recipe.rate(0.6) == pytest.approx(0.15)
+    assert recipe.rate(1.0) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_resolution_grows():
+    assert [RECIPE.crop(d) for d in (0.0, 0.4, 0.5, 0.9)] == [24, 24, 32, 32]
+    assert train.Recipe(epochs=1).crop(0.5) is None
+
+
+def test_weight_decay_spares_biases_and_batchnorm(images):
+    model = small_net()
+    before = copy.deepcopy(model.state_dict())
+    # A vanishing loss gradient is not to be had; a huge decay is: what is spared moves by the gradient only.
+    train.fit(model, images, train.Recipe(epochs=1, batch=60, lr=1e-6, weight_decay=1e5, momentum=0.0), device="cpu")
+    after = model.state_dict()
+    assert float(after["1.weight"].norm()) < 0.97 * float(before["1.weight"].norm())
+    assert torch.allclose(after["2.weight"], before["2.weight"], atol=1e-4)
+
+
+def test_reestimated_batchnorm_holds_the_mean_and_variance_of_its_inputs(images):
+    model = small_net().train()
+    weights = copy.deepcopy(model.state_dict())
+    train.reestimate_batchnorm(model, images, batch=60)
+    with torch.no_grad():
+        inputs = model[1](model[0](images.images))
+    assert torch.allclose(model[2].running_mean, inputs.mean((0, 2, 3)), atol=1e-5)
+    assert torch.allclose(model[2].running_var, inputs.var((0, 2, 3)), rtol=1e-4)
+    assert torch.equal(weights["1.weight"], model[1].weight)
+    assert model[2].momentum == 0.1
+    assert model.training
+
+
+def test_accuracy_counts_and_restores_the_mode(images):
+    class Oracle(nn.Module):
+        def forward(self, x):
+            return nn.functional.one_hot(images.labels[: len(x)], 10).float().roll(1 if self.wrong else 0, 1)
+
+    model = Oracle()
+    for model.wrong, want in ((False, 1.0), (True, 0.0)):
+        assert train.accuracy(model, images) == want
+    assert model.training
+
+
+def test_an_unknown_recipe_is_refused():
+    with pytest.raises(ValueError, match="no recipe for 'vgg'; expected one of mlp1024-mnist"):
+        train.train("vgg")

@@ -1,0 +1,73 @@
+"""The README's tables of numbers: written from records by `tnlib sync`, never by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+
+from tnlib import paths
+from tnlib.study.results import results
+
+README = paths.ROOT / "README.md"
+
+
+def networks() -> str:
+    """The trained networks, from the records beside their weights, then the published ones that were measured."""
+    rows = []
+    for path in sorted(paths.WEIGHTS.glob("*.json")):
+        r = json.loads(path.read_text())
+        recipe = f"{r['epochs_done']} epochs, seed {r['recipe']['seed']}, {sum(r['seconds_per_epoch']) / 60:.0f} min"
+        rows.append([f"`{r['model']}`", recipe, f"{r['test_accuracy']:.3%}", f"`data/weights/{path.name}`"])
+    frame = results("accuracy")
+    for _, r in frame.iterrows():
+        if r["parameters.weights"] == "published" and r["parameters.subset"] == "full":
+            name, score = r["parameters.model"], r["metrics.test_accuracy"]
+            rows.append(
+                [f"`{name}`, published", "weights of others", f"{score:.3%}", f"`data/results/{r['record']}.json`"]
+            )
+    return table(["network", "training", "accuracy, 10,000 test images", "record"], rows)
+
+
+def formats() -> str:
+    """Accuracy of the newest full run of notebook 00, a row a format, a column a budget."""
+    frame = results("compress-resnet20-formats")
+    if frame.empty or not (frame["parameters.profile"] == "full").any():
+        return "No full run is on record yet."
+    r = frame[frame["parameters.profile"] == "full"].iloc[-1]
+    cells = {(row["format"], row["fraction"]): row for row in r["metrics.rows"]}
+    names = list(dict.fromkeys(name for name, _ in cells))
+    fractions = sorted({fraction for _, fraction in cells})
+    rows = [
+        [f"`{n}`", *(f"{cells[n, f]['accuracy']:.1%} at {cells[n, f]['time']:.2f}" for f in fractions)] for n in names
+    ]
+    text = table(["format", *(f"{f:.0%} of each layer's parameters" for f in fractions)], rows)
+    return (
+        f"{text}\n\nThe original: {r['metrics.baseline']:.1%}. Record: `data/results/{r['record']}.json` "
+        f"({r['metrics.test_images']} test images, {r['machine.cpu'].split(' avx')[0]}, {r['machine.threads']} threads)."
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {"networks": networks, "formats": formats}
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def filled(text: str) -> str:
+    """A text whose blocks `<!-- table: name -->` to `<!-- end -->` hold the tables of that name."""
+
+    def block(match: re.Match[str]) -> str:
+        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", block, text, flags=re.DOTALL)
+
+
+def fill_readme() -> None:
+    """Write the README's tables from the records."""
+    text = README.read_text()
+    with paths.replacing(README) as temporary:
+        temporary.write_text(filled(text))
