@@ -135,12 +135,22 @@ def test_the_command_line_answers_mistakes_in_one_line(capsys, tmp_path):
         assert error.count("\n") == 1
 
 
-def test_every_command_has_help_with_an_example():
-    for command in ("run", "data", "train", "accuracy", "check", "results", "sync"):
-        shown = subprocess.run(
-            [sys.executable, "-m", "tnlib", command, "--help"], capture_output=True, text=True, check=True
-        )
-        assert "example: tnlib" in shown.stdout
+@pytest.mark.parametrize("command", ["run", "data", "train", "accuracy", "check", "results", "sync"])
+def test_every_command_has_help_with_an_example(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"example: tnlib {command}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_python_m_tnlib_is_the_command_and_help_does_not_load_torch():
+    code = "import sys, tnlib.study.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "usage: tnlib" in shown.stdout
+    assert shown.stdout.endswith("False\n")
+    wrong = subprocess.run([sys.executable, "-m", "tnlib", "fly"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "invalid choice: 'fly'" in wrong.stderr
 
 
 def test_check_command_reads_a_file_of_answers(tmp_path, capsys):

@@ -83,7 +83,7 @@ def _accuracy(arguments: argparse.Namespace) -> int:
     import time
 
     from tnlib import data, models, train
-    from tnlib.study.results import record
+    from tnlib.study.store import record
 
     model, dataset = models.load(arguments.name, arguments.weights), models.model_info(arguments.name).dataset
     images, started = data.load(dataset, "test", arguments.subset), time.perf_counter()
@@ -120,7 +120,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _results(arguments: argparse.Namespace) -> int:
-    from tnlib.study.results import results
+    from tnlib.study.store import results
 
     frame = results(arguments.study, arguments.folder)
     if frame.empty:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from tnlib import paths
-from tnlib.study.results import results
+from tnlib.study.store import results
 
 README = paths.ROOT / "README.md"
 
@@ -30,21 +30,22 @@ def networks() -> str:
 
 
 def formats() -> str:
-    """Accuracy of the newest full run of notebook 00, a row a format, a column a budget."""
+    """Accuracy and time in the newest published run of notebook 00, a row a format, a column a budget."""
     frame = results("compress-resnet20-formats")
-    if frame.empty or not (frame["parameters.profile"] == "full").any():
-        return "No full run is on record yet."
-    r = frame[frame["parameters.profile"] == "full"].iloc[-1]
+    if frame.empty:
+        return "No run is on record yet."
+    r = frame.iloc[-1]
     cells = {(row["format"], row["fraction"]): row for row in r["metrics.rows"]}
     names = list(dict.fromkeys(name for name, _ in cells))
     fractions = sorted({fraction for _, fraction in cells})
     rows = [
         [f"`{n}`", *(f"{cells[n, f]['accuracy']:.1%} at {cells[n, f]['time']:.2f}" for f in fractions)] for n in names
     ]
-    text = table(["format", *(f"{f:.0%} of each layer's parameters" for f in fractions)], rows)
+    cpu = r["machine.cpu"].split(" avx")[0]
+    text = table(["format", *(f"{f:.0%} of the parameters" for f in fractions)], rows)
     return (
         f"{text}\n\nThe original: {r['metrics.baseline']:.1%}. Record: `data/results/{r['record']}.json` "
-        f"({r['metrics.test_images']} test images, {r['machine.cpu'].split(' avx')[0]}, {r['machine.threads']} threads)."
+        f"({r['metrics.test_images']} test images; {cpu}, {r['machine.threads']} threads)."
     )
 
 
