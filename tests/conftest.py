@@ -7,7 +7,7 @@ import hypothesis
 import pytest
 import torch
 
-# Set before any kernel starts, so that notebooks executed by nbval and papermill inherit it.
+# Set before any kernel starts, so that notebooks executed by papermill inherit it.
 os.environ["TNLIB_RESULTS"] = tempfile.mkdtemp(prefix="tnlib-results-")
 os.environ.pop("TNLIB_MIRROR", None)
 

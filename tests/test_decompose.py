@@ -118,6 +118,18 @@ def test_tt_matrix_multiplies_out_to_the_matrix():
     assert [tuple(core.shape[1:3]) for core in train.factors] == [(2, 3), (3, 2), (4, 5)]
 
 
+def test_tt_matrix_of_one_digit_is_a_copy_and_has_no_ranks():
+    matrix = randn(3, 4)
+    train = decompose.tt_matrix(matrix, (3,), (4,), ())
+    assert torch.equal(train.to_matrix(), matrix)
+    train.factors[0].zero_()
+    assert float(matrix.abs().sum()) > 0
+    with pytest.raises(ValueError, match="largest useful one here is 1"):
+        decompose.tt_matrix(matrix, (3,), (4,), 10**6)
+    with pytest.raises(ValueError, match="either rank or rel_error"):
+        decompose.tt_matrix(matrix, (3,), (4,))
+
+
 def test_tt_matrix_of_a_kronecker_product_has_rank_one():
     a, b = randn(3, 4), randn(5, 2, seed=1)
     train = decompose.tt_matrix(torch.kron(a, b), (3, 5), (4, 2), rel_error=1e-12)
@@ -136,6 +148,18 @@ def test_tucker_at_full_rank_is_exact_on_any_modes(shape, data):
     assert torch.allclose(got.to_tensor(), tensor, atol=1e-11)
     for mode in set(range(len(shape))) - modes:
         assert torch.equal(got.factors[mode], torch.eye(shape[mode], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("modes", [(1, 0), (-1, 0), (2, 0, 1)])
+@pytest.mark.parametrize("method", ["hosvd", "hooi"])
+def test_tucker_ranks_belong_to_the_modes_in_the_order_given(modes, method):
+    tensor, ranks = randn(6, 7, 8), (2, 5, 3)[: len(modes)]
+    got = decompose.tucker(tensor, ranks, modes=modes, method=method)
+    for mode, rank in zip(modes, ranks, strict=True):
+        assert got.factors[mode].shape == (tensor.shape[mode], rank)
+    plain = sorted(zip([m % 3 for m in modes], ranks, strict=True))
+    same = decompose.tucker(tensor, [r for _, r in plain], modes=[m for m, _ in plain], method=method)
+    assert abs(relative(got.to_tensor(), tensor) - relative(same.to_tensor(), tensor)) < 1e-2
 
 
 def test_hosvd_is_within_its_bound_and_hooi_is_not_worse():

@@ -25,7 +25,7 @@ RECIPE = train.Recipe(epochs=3, batch=25, lr=0.05, resolution=((0.0, 24), (0.5, 
 
 def test_an_interrupted_training_resumed_equals_an_uninterrupted_one(images, tmp_path):
     whole = small_net()
-    losses = train.fit(whole, images, RECIPE, device="cpu")
+    losses, _ = train.fit(whole, images, RECIPE, device="cpu")
 
     class Power(Exception):
         pass
@@ -42,7 +42,8 @@ def test_an_interrupted_training_resumed_equals_an_uninterrupted_one(images, tmp
         resumed, images, RECIPE, device="cpu", checkpoint=checkpoint, on_epoch=lambda e, *_: done.append(e)
     )
     assert done == [3]
-    assert again == losses
+    assert again.losses == losses
+    assert len(again.seconds) == RECIPE.epochs
     assert all(
         torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
     )
@@ -56,7 +57,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(images, tmp_path):
 
 def test_training_learns_a_small_set_by_heart(images):
     model = small_net()
-    losses = train.fit(model, images, train.Recipe(epochs=30, batch=20, lr=0.1, padding=0, flip=False), device="cpu")
+    losses, _ = train.fit(model, images, train.Recipe(epochs=30, batch=20, lr=0.1, padding=0, flip=False), device="cpu")
     assert losses[-1] < 0.6 * losses[0]
     assert not model.training
 
@@ -82,7 +83,21 @@ def test_weight_decay_spares_biases_and_batchnorm(images):
     train.fit(model, images, train.Recipe(epochs=1, batch=60, lr=1e-6, weight_decay=1e5, momentum=0.0), device="cpu")
     after = model.state_dict()
     assert float(after["1.weight"].norm()) < 0.97 * float(before["1.weight"].norm())
-    assert torch.allclose(after["2.weight"], before["2.weight"], atol=1e-4)
+    for name in ("1.bias", "2.weight", "2.bias", "6.bias"):
+        assert torch.allclose(after[name], before[name], atol=1e-4), name
+
+
+def test_modes_of_submodules_survive_an_evaluation_even_one_that_fails(images):
+    model = small_net().train()
+    model[2].eval()
+    train.accuracy(model, images)
+    assert model.training
+    assert model[1].training
+    assert not model[2].training
+    with pytest.raises(RuntimeError):
+        train.reestimate_batchnorm(model, data.ImageSet(images.info, images.images[:, :2], images.labels))
+    assert model[2].momentum == 0.1
+    assert not model[2].training
 
 
 def test_reestimated_batchnorm_holds_the_mean_and_variance_of_its_inputs(images):

@@ -187,7 +187,7 @@ def load(name: str, weights: Weights | None = None) -> nn.Module:
         return info.build().eval()
     if weights == "published":
         if info.published is None or info.build_published is None:
-            raise ValueError(f"{name} has no published weights; use weights='trained'")
+            raise ValueError(f"{name} has no published weights; train it (tnlib train {name}), then weights='trained'")
         model, state = info.build_published(), _published_state(info.published)
     elif weights == "trained":
         model, state = info.build(), _trained_state(name)

@@ -23,8 +23,8 @@ def cache() -> Path:
 
 
 def results() -> Path:
-    """Folder that new records go to: `TNLIB_RESULTS`, by default that of the published ones, `data/results/`."""
-    return Path(os.environ.get("TNLIB_RESULTS") or PUBLISHED)
+    """Folder that new records go to: `TNLIB_RESULTS`, by default `runs/results/`; only a maintainer publishes."""
+    return Path(os.environ.get("TNLIB_RESULTS") or RUNS / "results")
 
 
 def mirror() -> Path | None:

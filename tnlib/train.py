@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tnlib import data, models, paths
-from tnlib.measure.provenance import has_fast_bf16, provenance
+from tnlib.measure import evaluating, has_fast_bf16, provenance
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,13 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+class History(NamedTuple):
+    """Mean loss and wall time in seconds of each epoch."""
+
+    losses: list[float]
+    seconds: list[float]
+
+
 def pick_device(device: str = "auto") -> torch.device:
     """`auto` is the first GPU when there is one, otherwise the CPU; any torch device name is taken as it is."""
     if device == "auto":
@@ -76,12 +84,11 @@ def accuracy(
 ) -> float:
     """Top-1 accuracy in [0, 1] of a model in eval mode on a whole image set; the model's own mode is restored."""
     where = _device_of(model) if device is None else torch.device(device)
-    training = model.training
-    model.eval().to(where)
+    model.to(where)
     right = 0
-    for x, y in zip(images.images.split(batch), images.labels.split(batch), strict=True):
-        right += int((model(_channels_last(x, where)).argmax(1).cpu() == y).sum())
-    model.train(training)
+    with evaluating(model):
+        for x, y in zip(images.images.split(batch), images.labels.split(batch), strict=True):
+            right += int((model(_channels_last(x, where)).argmax(1).cpu() == y).sum())
     return right / len(images)
 
 
@@ -93,8 +100,8 @@ def fit(
     device: str = "auto",
     checkpoint: Path | None = None,
     on_epoch: Callable[[int, float, float], None] | None = None,
-) -> list[float]:
-    """Train a model in place and return the mean loss of each epoch.
+) -> History:
+    """Train a model in place and return the mean loss and the seconds of each epoch, resumed ones included.
 
     Args:
         model: takes uint8 images (n, channels, height, width) and returns logits (n, classes).
@@ -115,7 +122,7 @@ def fit(
     spared = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
-    losses = _resume(checkpoint, recipe, model, optimizer)
+    losses, seconds = history = _resume(checkpoint, recipe, model, optimizer)
     bf16 = where.type == "cuda" or has_fast_bf16()
     steps = math.ceil(len(images) / recipe.batch)
     for epoch in range(len(losses), recipe.epochs):
@@ -131,12 +138,13 @@ def fit(
             optimizer.step()
             total += loss.item() * len(y)
         losses.append(total / len(images))
+        seconds.append(time.perf_counter() - started)
         if checkpoint is not None:
-            _save_checkpoint(checkpoint, recipe, model, optimizer, losses)
+            _save_checkpoint(checkpoint, recipe, model, optimizer, history)
         if on_epoch is not None:
-            on_epoch(epoch + 1, losses[-1], time.perf_counter() - started)
+            on_epoch(epoch + 1, losses[-1], seconds[-1])
     model.eval()
-    return losses
+    return history
 
 
 @torch.no_grad()
@@ -147,16 +155,18 @@ def reestimate_batchnorm(model: nn.Module, images: data.ImageSet, *, batch: int 
     forward pass.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta, modes, where = [m.momentum for m in norms], [m.training for m in norms], _device_of(model)
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    for x in images.images.split(batch):
-        model(_channels_last(x, where))
-    for norm, momentum, mode in zip(norms, momenta, modes, strict=True):
-        norm.momentum = momentum
-        norm.train(mode)
+    momenta, where = [norm.momentum for norm in norms], _device_of(model)
+    with evaluating(model):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        try:
+            for x in images.images.split(batch):
+                model(_channels_last(x, where))
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
 
 
 def train(
@@ -164,7 +174,8 @@ def train(
 ) -> dict[str, object]:
     """Train one of `RECIPES` on its full data set and write weights and record to `data/weights/`.
 
-    A checkpoint is kept after each epoch in `runs/train/`. Returns the record: recipe, losses, accuracy on the full
+    A checkpoint is kept in `runs/train/` until the record is
+    written. Returns the record: recipe, losses, accuracy on the full
     test set, wall time, versions, SHA-256 of the weights. Raises ValueError for a network without a recipe.
     """
     if name not in RECIPES:
@@ -176,13 +187,11 @@ def train(
     training, test = data.load(info.dataset, "train", "full"), data.load(info.dataset, "test", "full")
     torch.manual_seed(recipe.seed)
     model = info.build()
-    seconds: list[float] = []
 
     def report(epoch: int, loss: float, elapsed: float) -> None:
-        seconds.append(elapsed)
         say(f"{name}: epoch {epoch}/{recipe.epochs}, loss {loss:.4f}, {elapsed:.0f} s")
 
-    losses = fit(model, training, recipe, device=device, checkpoint=checkpoint, on_epoch=report)
+    losses, seconds = fit(model, training, recipe, device=device, checkpoint=checkpoint, on_epoch=report)
     model = model.cpu().to(memory_format=torch.contiguous_format)
     score = accuracy(model, test)
     path = models.weights_file(name)
@@ -203,6 +212,7 @@ def train(
     }
     with paths.replacing(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n")
+    checkpoint.unlink(missing_ok=True)
     say(f"{name}: test accuracy {score:.3%} on {len(test)} images")
     return record
 
@@ -213,35 +223,30 @@ def _batches(images: data.ImageSet, recipe: Recipe, epoch: int) -> Iterator[tupl
     size = recipe.crop(epoch / recipe.epochs)
     for index in torch.randperm(len(images), generator=generator).split(recipe.batch):
         x = images.images[index]
-        if size is not None:
+        if recipe.padding or recipe.flip or size is not None:
             x = data.random_crop_flip(x, generator, size=size, padding=recipe.padding, flip=recipe.flip)
         yield x, images.labels[index]
 
 
 def _save_checkpoint(
-    path: Path, recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer, losses: list[float]
+    path: Path, recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer, history: History
 ) -> None:
-    content = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "losses": losses,
-        "recipe": asdict(recipe),
-    }
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    content = state | history._asdict() | {"recipe": asdict(recipe)}
     with paths.replacing(path) as temporary:
         torch.save(content, temporary)
 
 
-def _resume(path: Path | None, recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
-    """Load a checkpoint when there is one; the losses of the epochs that it has done."""
+def _resume(path: Path | None, recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
+    """Load a checkpoint when there is one; the history of the epochs that it has done."""
     if path is None or not path.is_file():
-        return []
+        return History([], [])
     content = torch.load(path, weights_only=True)
     if content["recipe"] != asdict(recipe):
         raise ValueError(f"{path.name} is a checkpoint of another recipe: remove it, or train without resuming")
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
-    losses: list[float] = content["losses"]
-    return losses
+    return History(content["losses"], content["seconds"])
 
 
 def _channels_last(images: Tensor, device: torch.device) -> Tensor:

@@ -38,6 +38,7 @@ def main() -> None:
             "seed": SEED,
             "licence": full.info.licence,
             "sha256": data.digest(images),
+            "labels_sha256": data.digest(full.labels[index].numpy().astype(np.uint8)),
             "labels": full.labels[index].tolist(),
             "index": index.tolist(),
         }

@@ -4,7 +4,7 @@
 # **What you'll do.** Load a trained ResNet-20, look inside its kernels, replace every 3x3 convolution but the first by
 # five kinds of tensor factorization, and draw what that does to accuracy, size, arithmetic and time.
 #
-# **What you'll learn.** What a *format* and a *rank* are; why a small weight error can be a large accuracy error, and
+# **What you'll learn.** What a *format* and a *rank* are; why formats of equal size lose different amounts of accuracy;
 # why fewer multiplications need not mean less time; how this workbook measures.
 #
 # **What you need first.** Matrices, the singular value decomposition, a little PyTorch (`nn.Conv2d`, `state_dict`).
@@ -45,7 +45,7 @@ fractions = {"quick": [0.3, 0.6], "full": [0.2, 0.4, 0.6, 0.8]}[profile]
 subset, num_test, num_calibration = {"quick": ("embedded", 600, 500), "full": ("full", 10_000, 2_000)}[profile]
 
 # %% [markdown]
-# First, the machine. Times below are times *on it*; everything else should come out the same anywhere.
+# First, the machine. Times below are times *on it*. Counts come out the same anywhere, accuracies nearly so.
 
 # %%
 machine = measure.provenance()
@@ -54,8 +54,8 @@ pd.Series({**machine["machine"], **machine["versions"]}, name="this run").to_fra
 # %% [markdown]
 # ## The network and its images
 #
-# ResNet-20 (He et al. 2016) has 19 convolutions with 3x3 kernels and one fully connected layer. The weights were
-# trained by `tnlib train resnet20-cifar10`; the record beside them says how, and what they reach on all 10,000 test
+# ResNet-20 (He et al. 2016) has 19 convolutions with 3x3 kernels and one fully connected layer. The `trained` weights
+# come from `tnlib train resnet20-cifar10`; the record beside them says how, and what they reach on all 10,000 test
 # images. The images here are real CIFAR-10 images, a stratified sample.
 
 # %%
@@ -66,14 +66,16 @@ print(f"{len(test)} test images, {len(calibration)} images to re-estimate BatchN
 
 # %%
 baseline = train.accuracy(model, test)
-print(f"accuracy on this sample: {baseline:.1%}")
+error_bar = 1.96 * (baseline * (1 - baseline) / len(test)) ** 0.5
+print(f"accuracy on this sample: {baseline:.1%} +- {error_bar:.1%} (95 % confidence, from the sample's size alone)")
 
 # %% [markdown]
-# What does one image cost? A *MAC* is one multiplication with its addition.
+# What does one image cost? A *MAC* is one multiplication with its addition; those of convolutions and matrix products
+# are counted. Bytes include the statistics that BatchNorm keeps.
 
 # %% tags=["nbval-check-output"]
 cost = measure.cost(model, (1, 3, 32, 32))
-print(f"{cost.params:,} parameters, {cost.macs:,} MACs, {cost.bytes:,} bytes of weights")
+print(f"{cost.params:,} parameters, {cost.macs:,} MACs, {cost.bytes:,} bytes of weights and statistics")
 
 # %% [markdown]
 # ## A weight is a tensor
@@ -89,7 +91,7 @@ print(f"{len(convs)} convolutions to compress; this one: {tuple(kernel.shape)}, 
 
 # %% [markdown]
 # **Predict, then reveal.** Unfold the kernel to a matrix with a row for each output channel, $T \times S k_h k_w$. If
-# half of its singular values were zero, half of the layer would be free. Do you expect the singular values of a
+# half of its singular values were zero, almost half of the layer would be free. Do you expect the singular values of a
 # *trained* kernel to fall quickly? Compared with a random kernel of the same shape?
 
 # %%
@@ -114,8 +116,8 @@ plots.label_lines(ax)
 plt.show()
 
 # %% [markdown]
-# The trained kernels fall faster than noise, but they are far from low rank: a kernel may own one or two dead
-# directions, never half of them. So every compression below makes an error, and the question is where it hurts least. How large is the error for the matrix? The **Eckart-Young theorem**
+# The spectra of these kernels fall faster than that of noise, but only few singular values are close to zero. So every
+# compression below makes an error, and the question is where it hurts least. How large is the error for the matrix? The **Eckart-Young theorem**
 # (1936) says: the best rank-$R$ approximation keeps the first $R$ singular triplets, and
 #
 # $$\|\mathbf W - \mathbf W_R\|_F^2 = \sum_{r > R} \sigma_r^2 .$$
@@ -128,7 +130,19 @@ sigma = torch.linalg.svdvals(matrix)
 for rank in (1, 8, 32, 64):
     error = (matrix - decompose.svd(matrix, rank).to_matrix()).norm()
     assert torch.isclose(error, sigma[rank:].norm(), atol=1e-12)
-print("Eckart-Young holds for ranks 1, 8, 32 and 64")
+print("the error is the norm of the discarded singular values, for ranks 1, 8, 32 and 64")
+
+# %% [markdown]
+# That is the formula. *Best* is a claim about all other matrices of rank $R$; we can at least try to beat it. Each
+# competitor below projects the kernel's columns onto a random subspace, near the optimal one or far from it:
+
+# %% tags=["nbval-check-output"]
+U = decompose.svd(matrix, 8).U
+for size in (0.01, 0.1, 1.0, 10.0):
+    for _ in range(50):
+        rival = torch.linalg.qr(U + size * torch.randn(U.shape, generator=generator, dtype=torch.float64)).Q
+        assert (matrix - rival @ (rival.T @ matrix)).norm() >= sigma[8:].norm()
+print("200 competitors of rank 8, none better")
 
 # %% [markdown]
 # ## Five formats
@@ -163,8 +177,9 @@ for format in plots.FORMAT_STYLE:
 print("all five chains equal the convolution with their dense weight")
 
 # %% [markdown]
-# And at the largest useful rank nothing is lost. (For `cp` that rank is so large that we test it later, on kernels
-# that are built from few terms.)
+# And at the largest useful rank nothing is lost. (For `cp` an exact decomposition exists at such a rank too, but
+# alternating least squares need not find it; the tests of `tnlib` try `cp` on kernels that are built from few terms.)
+# Ranks of `tucker2` are given as $(R_T, R_S)$, in the order of the kernel's modes.
 
 # %% tags=["nbval-check-output"]
 for format in ("svd", "spatial_svd", "tucker2", "tt"):
@@ -193,11 +208,11 @@ count = {
 
 # %% tags=["nbval-check-output"]
 for format, formula in count.items():
-    for layer in (conv, convs["layer2.0.conv1"]):
-        chain = layers.factorize(layer, format, 12, **({"max_iter": 1} if format == "cp" else {}))
+    for layer, r in ((conv, 12), (convs["layer2.0.conv1"], 12), (convs["layer2.0.conv1"], 24)):
+        chain = layers.factorize(layer, format, r, **({"max_iter": 1} if format == "cp" else {}))
         T, S, k, _ = layer.weight.shape
-        assert formula(T, S, k, 12) == sum(p.numel() for p in chain.parameters())
-print("five formulas agree with the chains, on two layers each")
+        assert formula(T, S, k, r) == sum(p.numel() for p in chain.parameters())
+print("five formulas agree with the chains, also where a rank exceeds the number of input channels")
 
 # %% [markdown]
 # Now the rank follows from a budget: the largest one whose chain has at most a given fraction of the layer's
@@ -216,7 +231,8 @@ pd.DataFrame({f: {r: rank_for(conv, f, r) for r in (0.1, 0.3, 0.6, 0.9)} for f i
 )
 
 # %% [markdown]
-# A CP term costs only $S + 2k + T$ numbers, so CP affords many of them. Whether many cheap terms beat few rich ones is
+# (All but `cp` are computed by singular value decompositions, `tucker2` with a few sweeps of least squares after it.
+# `cp` gets 20 sweeps from one random start: more would serve it better.) A CP term costs only $S + 2k + T$ numbers, so CP affords many of them. Whether many cheap terms beat few rich ones is
 # an empirical question; **write down your ranking of the five formats before you go on.**
 
 
@@ -252,10 +268,12 @@ len(rows)
 
 # %% [markdown]
 # Time is measured last, all networks in turn, so that whatever else the machine does hurts all of them alike
-# (`measure.compare`). The figure is a ratio to the original's time, with its spread over rounds.
+# (`measure.compare`). The figure is a ratio to the original's time, with its 10 % and 90 % quantiles over rounds. Images
+# lie *channels last* in memory, the layout in which CPUs convolve fastest.
 
 # %%
-images = test.images[:batch]
+assert 1 <= batch <= len(test), f"batch must lie between 1 and {len(test)}, got {batch}"
+images = test.images[:batch].contiguous(memory_format=torch.channels_last)
 timed = measure.compare({"original": model} | {str(key): net for key, net in networks.items()}, images, rounds=8)
 for row in rows:
     median, low, high = timed.speedup[str((row["format"], row["fraction"]))]
@@ -271,6 +289,8 @@ fig, axes = plt.subplots(1, 3, figsize=(10, 3.8), sharey=True)
 points = dict(tuple(table.groupby("format", sort=False)))
 labels = {"params": "parameters / original", "macs": "MACs / original", "time": f"time / original, batch {batch}"}
 plots.tradeoff(axes, points, labels, baseline)
+for format, part in points.items():
+    axes[2].hlines(100 * part.accuracy, part.time_low, part.time_high, color=plots.FORMAT_STYLE[format]["color"])
 axes[0].set_title("Equal size, unequal accuracy")
 axes[2].legend(*axes[0].get_legend_handles_labels(), loc="lower right")
 plt.show()
@@ -280,11 +300,11 @@ plt.show()
 # approximates the same kernels. In the second the order hardly changes: for these chains MACs follow parameters. In the
 # third it does: points move to the right, some of them beyond 1. A chain of four small convolutions moves more data and
 # starts more kernels than one large convolution, and a depthwise one does little work for each number it loads.
-# **Fewer MACs are not less time**; the lessons on layers come back to it.
+# **Fewer MACs are not less time**; the lessons on layers come back to it. Below: how many times fewer MACs, and how many
+# times faster on the clock, on average over the budgets.
 
 # %%
 speed = table.assign(mac_saving=1 / table.macs, measured=1 / table.time)
-speed["share"] = (speed.measured - 1) / (speed.mac_saving - 1)
 speed.groupby("format", sort=False)[["mac_saving", "measured"]].mean().round(2)
 
 # %% [markdown]
@@ -317,15 +337,23 @@ plt.show()
 path = study.record(
     "compress-resnet20-formats",
     {"baseline": baseline, "test_images": len(test), "rows": rows},
-    parameters={"profile": profile, "weights": weights, "batch": batch, "fractions": fractions},
+    parameters={
+        "profile": profile,
+        "weights": weights,
+        "batch": batch,
+        "fractions": fractions,
+        "calibration_images": len(calibration),
+        "cp_sweeps": 20,
+    },
     source="notebooks/00_start_here",
     seed=seed,
 )
 print("recorded", path.name.rsplit("-", 1)[0])
 
 # %% [markdown]
-# `tnlib results compress-resnet20-formats` prints the published ones. The sample of this profile is small: one more or
-# one fewer image in a hundred is chance, so read the picture, not the last digit. `--profile full` uses all 10,000.
+# `tnlib results compress-resnet20-formats` prints the published ones. One run on one sample is a picture, not a
+# comparison: differences below the sample's confidence interval (printed beside the original's accuracy) are chance.
+# `--profile full` uses all 10,000 test images, and the lesson on studies repeats runs over seeds.
 
 # %% [markdown]
 # ## Exercises
@@ -352,7 +380,7 @@ check.tucker2_parameters(tucker2_parameters)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/00_start_here.ipynb`.
+# In `notebooks/solutions/00_start_here.ipynb`, section 1.
 # </details>
 #
 # ### 2. Core: when does CP stop saving? (10 minutes)
@@ -372,6 +400,10 @@ check.break_even_rank(break_even_rank)
 #
 # One term costs $S + 2k + T$. The count must stay strictly below $T S k^2$, and a rank is a whole number.
 # </details>
+# <details><summary>Solution</summary>
+#
+# In `notebooks/solutions/00_start_here.ipynb`, section 2.
+# </details>
 #
 # ### 3. Stretch: an error without an approximation (15 minutes)
 #
@@ -390,6 +422,10 @@ check.tail_error(tail_error)
 # <details><summary>Hint</summary>
 #
 # `kernel.flatten(1)` is the unfolding that the `svd` format uses, and Eckart-Young gives the error's square.
+# </details>
+# <details><summary>Solution</summary>
+#
+# In `notebooks/solutions/00_start_here.ipynb`, section 3.
 # </details>
 #
 # ## Summary

@@ -73,9 +73,11 @@ def tt_matrix(
         raise ValueError(
             f"row_dims {rows} and col_dims {cols} must be equally many and multiply to the shape {tuple(matrix.shape)}"
         )
+    validate.check_rank_or_error(rank, rel_error)
     d = len(rows)
     if d == 1:
-        return TTMatrix([matrix[None, :, :, None]])
+        validate.many_ranks(() if rank is None else rank, (), "TT rank")
+        return TTMatrix([matrix[None, :, :, None].clone()])
     paired = [axis for k in range(d) for axis in (k, d + k)]
     tensor = matrix.reshape(*rows, *cols).permute(paired).reshape([m * n for m, n in zip(rows, cols, strict=True)])
     train = tt(tensor, rank, rel_error=rel_error)

@@ -79,4 +79,4 @@ def _normalised(modes: Sequence[int] | None, order: int) -> list[int]:
     result = [mode + order if mode < 0 else mode for mode in modes]
     if len(set(result)) != len(result) or any(not 0 <= mode < order for mode in result):
         raise ValueError(f"modes {tuple(modes)} must be different and lie between 0 and {order - 1}")
-    return sorted(result)
+    return result

@@ -39,7 +39,10 @@ def factorize(layer: nn.Module, format: str, rank: int | Sequence[int], **option
 
 
 def max_rank(layer: nn.Module, format: str) -> int | tuple[int, ...]:
-    """The largest useful rank of a layer in a format: there the factorized layer computes what the layer did."""
+    """The largest useful rank of a layer in a format: there an exact factorization exists.
+
+    All formats but `cp` find it; for `cp` ALS need not.
+    """
     weight = layer.weight
     cls = _class_for(layer, format)
     shape = list(weight.shape)  # type: ignore[arg-type]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,18 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in eval mode for a while; every submodule gets its own mode back, also after an error."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 @dataclass(frozen=True)
@@ -47,15 +60,12 @@ def cost(model: nn.Module, input_shape: Sequence[int], *, dtype: torch.dtype = t
     tensors = (*model.parameters(), *model.buffers())
     device = tensors[0].device if tensors else torch.device("cpu")
     x = torch.zeros(tuple(input_shape), dtype=dtype, device=device)
-    mode, counter, memory = model.training, FlopCounterMode(display=False), _PeakMemory(x)
-    model.eval()
+    counter, memory = FlopCounterMode(display=False), _PeakMemory(x)
     try:
-        with torch.no_grad(), counter, memory:
+        with evaluating(model), torch.no_grad(), counter, memory:
             model(x)
     except (RuntimeError, IndexError) as error:
         raise ValueError(f"the model does not run on an input of shape {tuple(input_shape)}: {error}") from error
-    finally:
-        model.train(mode)
     return Cost(
         params=sum(p.numel() for p in model.parameters()),
         macs=counter.get_total_flops() // 2,

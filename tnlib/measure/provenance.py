@@ -17,7 +17,7 @@ PACKAGES = ("tnlib", "torch", "tensorly", "numpy", "scipy")
 
 
 def provenance() -> dict[str, object]:
-    """Commit, library versions, machine (CPU, threads, memory) and UTC date, as a JSON-ready dict."""
+    """Commit, library versions, machine (CPU, cores, threads) and UTC date, as a JSON-ready dict."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),

@@ -62,10 +62,10 @@ def compare(
         seconds: no round begins after `rounds` or, once three are done, after `seconds` times the number of functions.
 
     Raises:
-        ValueError: no functions.
+        ValueError: no functions or no rounds.
     """
-    if not functions:
-        raise ValueError("compare needs at least one function")
+    if not functions or rounds < 1:
+        raise ValueError("compare needs at least one function and one round")
     names = list(functions)
     times: dict[str, list[float]] = {name: [] for name in names}
     with torch.no_grad():

@@ -82,7 +82,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _accuracy(arguments: argparse.Namespace) -> int:
     import time
 
-    from tnlib import data, models, train
+    from tnlib import data, models, paths, train
     from tnlib.study.store import record
 
     model, dataset = models.load(arguments.name, arguments.weights), models.model_info(arguments.name).dataset
@@ -95,6 +95,7 @@ def _accuracy(arguments: argparse.Namespace) -> int:
         parameters={"model": arguments.name, "weights": arguments.weights, "subset": arguments.subset},
         source=f"tnlib accuracy {arguments.name} --weights {arguments.weights} --subset {arguments.subset}",
         seconds=time.perf_counter() - started,
+        folder=paths.PUBLISHED if arguments.publish else None,
     )
     print(f"recorded {path.name}")
     return 0
@@ -111,7 +112,10 @@ def _check(arguments: argparse.Namespace) -> int:
         return 0
     if not arguments.file.is_file():
         raise ValueError(f"no file {arguments.file}; expected a Python file with your functions")
-    answers = runpy.run_path(str(arguments.file))
+    try:
+        answers = runpy.run_path(str(arguments.file))
+    except (Exception, SystemExit) as error:  # whatever the learner's file raises
+        raise ValueError(f"{arguments.file} does not run: {type(error).__name__}: {error}") from None
     verdicts = [check(answers[name]) for name, check in EXERCISES.items() if name in answers]
     if not verdicts:
         raise ValueError(f"{arguments.file} defines none of the exercises: {', '.join(EXERCISES)}")
@@ -186,6 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     accuracy.add_argument("name", help="a known network")
     accuracy.add_argument("--weights", choices=("trained", "published"), default="trained")
     accuracy.add_argument("--subset", choices=("embedded", "full"), default="full", help="of the test images")
+    accuracy.add_argument("--publish", action="store_true", help="record in data/results/ instead of runs/results/")
 
     check = command("check", _check, "List the exercises, or check the functions in a file.", "tnlib check answers.py")
     check.add_argument("file", nargs="?", type=Path, help="Python file that defines functions named like the exercises")

@@ -41,7 +41,7 @@ def publish(source: Path, *, results: Path | None = None) -> Path:
     notebook = source.parent.parent / f"{source.stem}.ipynb"
     book = read_source(source)
     inherited = os.environ.get("TNLIB_RESULTS")
-    os.environ["TNLIB_RESULTS"] = str(results or paths.results())
+    os.environ["TNLIB_RESULTS"] = str(results or paths.PUBLISHED)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)

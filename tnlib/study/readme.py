@@ -20,20 +20,21 @@ def networks() -> str:
         recipe = f"{r['epochs_done']} epochs, seed {r['recipe']['seed']}, {sum(r['seconds_per_epoch']) / 60:.0f} min"
         rows.append([f"`{r['model']}`", recipe, f"{r['test_accuracy']:.3%}", f"`data/weights/{path.name}`"])
     frame = results("accuracy")
+    if not frame.empty:
+        frame = frame[(frame["parameters.weights"] == "published") & (frame["parameters.subset"] == "full")]
+        frame = frame.drop_duplicates("parameters.model", keep="last").sort_values("parameters.model")
     for _, r in frame.iterrows():
-        if r["parameters.weights"] == "published" and r["parameters.subset"] == "full":
-            name, score = r["parameters.model"], r["metrics.test_accuracy"]
-            rows.append(
-                [f"`{name}`, published", "weights of others", f"{score:.3%}", f"`data/results/{r['record']}.json`"]
-            )
+        name, score = r["parameters.model"], r["metrics.test_accuracy"]
+        rows.append([f"`{name}`, published", "weights of others", f"{score:.3%}", f"`data/results/{r['record']}.json`"])
     return table(["network", "training", "accuracy, 10,000 test images", "record"], rows)
 
 
 def formats() -> str:
     """Accuracy and time in the newest published run of notebook 00, a row a format, a column a budget."""
     frame = results("compress-resnet20-formats")
-    if frame.empty:
+    if frame.empty or not (frame["parameters.weights"] == "trained").any():
         return "No run is on record yet."
+    frame = frame[frame["parameters.weights"] == "trained"]
     r = frame.iloc[-1]
     cells = {(row["format"], row["fraction"]): row for row in r["metrics.rows"]}
     names = list(dict.fromkeys(name for name, _ in cells))
@@ -42,10 +43,11 @@ def formats() -> str:
         [f"`{n}`", *(f"{cells[n, f]['accuracy']:.1%} at {cells[n, f]['time']:.2f}" for f in fractions)] for n in names
     ]
     cpu = r["machine.cpu"].split(" avx")[0]
-    text = table(["format", *(f"{f:.0%} of the parameters" for f in fractions)], rows)
+    text = table(["format", *(f"at most {f:.0%} of each layer" for f in fractions)], rows)
     return (
         f"{text}\n\nThe original: {r['metrics.baseline']:.1%}. Record: `data/results/{r['record']}.json` "
-        f"({r['metrics.test_images']} test images; {cpu}, {r['machine.threads']} threads)."
+        f"({r['metrics.test_images']} test images, one seed; batch {r['parameters.batch']}, {cpu}, "
+        f"{r['machine.threads']} threads)."
     )
 
 

@@ -26,8 +26,9 @@ def record(
     source: str,
     seed: int | None = None,
     seconds: float | None = None,
+    folder: Path | None = None,
 ) -> Path:
-    """Write one record to the results folder (`TNLIB_RESULTS`, by default `data/results/`).
+    """Write one record.
 
     Args:
         study: short name of what was measured, lower-case words with hyphens; the file's name starts with it.
@@ -36,6 +37,7 @@ def record(
         source: the notebook or command that wrote it.
         seed: of the randomness, where there is some.
         seconds: wall time of the measurement.
+        folder: where to, by default `TNLIB_RESULTS` or else `runs/results/`.
 
     Returns:
         The file's path. Two different records never share one.
@@ -56,7 +58,7 @@ def record(
         **provenance(),
     }
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    path = paths.results() / f"{study}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
+    path = (folder or paths.results()) / f"{study}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
     with paths.replacing(path) as temporary:
         temporary.write_text(text)
     return path
@@ -74,6 +76,8 @@ def results(study: str | None = None, folder: Path | None = None) -> pd.DataFram
             content = json.loads(path.read_text())
             if content["schema"] != SCHEMA:
                 raise KeyError(f"schema {content['schema']}")
+            if missing := {"study", "date", "metrics", "parameters"} - content.keys():
+                raise KeyError(f"without {', '.join(sorted(missing))}")
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path.name} is not a record of schema {SCHEMA} ({error}): remove or restore it"
