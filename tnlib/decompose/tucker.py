@@ -53,6 +53,9 @@ def tucker(
     # A mode cannot have more independent fibres than the product of the other modes' sizes.
     limits = [min(size, wide.numel() // size) for size in sizes]
     ranks = None if rank is None else validate.many_ranks(rank, limits, "Tucker rank")
+    # From here on in ascending order, as TensorLy's sweeps expect; the ranks follow their modes.
+    by_mode = sorted(range(len(chosen)), key=chosen.__getitem__)
+    chosen, ranks = [chosen[i] for i in by_mode], None if ranks is None else tuple(ranks[i] for i in by_mode)
     threshold = (rel_error or 0.0) * float(wide.norm()) / math.sqrt(max(1, len(chosen)))
     factors = {}
     for position, mode in enumerate(chosen):
