@@ -290,7 +290,8 @@ points = dict(tuple(table.groupby("format", sort=False)))
 labels = {"params": "parameters / original", "macs": "MACs / original", "time": f"time / original, batch {batch}"}
 plots.tradeoff(axes, points, labels, baseline)
 for format, part in points.items():
-    axes[2].hlines(100 * part.accuracy, part.time_low, part.time_high, color=plots.FORMAT_STYLE[format]["color"])
+    color = plots.FORMAT_STYLE[format]["color"]
+    axes[2].hlines(100 * part.accuracy, part.time_low, part.time_high, color=color, linewidth=1, alpha=0.4)
 axes[0].set_title("Equal size, unequal accuracy")
 axes[2].legend(*axes[0].get_legend_handles_labels(), loc="lower right")
 plt.show()
@@ -298,10 +299,10 @@ plt.show()
 # %% [markdown]
 # Read the panels from left to right. In the first, formats of equal size differ a lot in accuracy, though each
 # approximates the same kernels. In the second the order hardly changes: for these chains MACs follow parameters. In the
-# third it does: points move to the right, some of them beyond 1. A chain of four small convolutions moves more data and
-# starts more kernels than one large convolution, and a depthwise one does little work for each number it loads.
-# **Fewer MACs are not less time**; the lessons on layers come back to it. Below: how many times fewer MACs, and how many
-# times faster on the clock, on average over the budgets.
+# third it does: points move to the right, many or all of them beyond 1, where compressed means slower. A chain of small
+# convolutions moves more data and starts more kernels than one large convolution, and a depthwise one does little work
+# for each number it loads. **Fewer MACs are not less time**; the lessons on layers come back to it. Below: how many
+# times fewer MACs, and how many times faster on the clock, on average over the budgets.
 
 # %%
 speed = table.assign(mac_saving=1 / table.macs, measured=1 / table.time)

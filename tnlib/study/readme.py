@@ -6,6 +6,8 @@ import json
 import re
 from collections.abc import Callable, Sequence
 
+import pandas as pd
+
 from tnlib import paths
 from tnlib.study.store import results
 
@@ -27,6 +29,17 @@ def networks() -> str:
         name, score = r["parameters.model"], r["metrics.test_accuracy"]
         rows.append([f"`{name}`, published", "weights of others", f"{score:.3%}", f"`data/results/{r['record']}.json`"])
     return table(["network", "training", "accuracy, 10,000 test images", "record"], rows)
+
+
+def published() -> str:
+    """The errors that others published for these networks, with how sure we are of each."""
+    frame = pd.read_csv(paths.REFERENCE / "networks.csv")
+    rows = [
+        [f"`{r.network}`", f"{r.value:.2%}", f"{r.paper}, {r.place}", f"{r.certainty}"]
+        for r in frame.itertuples()
+        if r.metric == "test_error"
+    ]
+    return table(["network", "published error", "source", "certainty"], rows)
 
 
 def formats() -> str:
@@ -51,7 +64,7 @@ def formats() -> str:
     )
 
 
-TABLES: dict[str, Callable[[], str]] = {"networks": networks, "formats": formats}
+TABLES: dict[str, Callable[[], str]] = {"networks": networks, "published": published, "formats": formats}
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
