@@ -3,9 +3,21 @@
 `check.tucker2_parameters(my_function)` in a cell shows the verdict; `tnlib check` lists all exercises.
 """
 
+from tnlib.check import start_here
 from tnlib.check.exercise import Exercise, Mistake, Verdict
-from tnlib.check.start_here import break_even_rank, tail_error, tucker2_parameters
 
-EXERCISES: dict[str, Exercise] = {e.name: e for e in (tucker2_parameters, break_even_rank, tail_error)}
+__all__ = ["EXERCISES", "Exercise", "Mistake", "Verdict"]
 
-__all__ = ["EXERCISES", "Exercise", "Mistake", "Verdict", *EXERCISES]
+LESSONS = (start_here,)
+EXERCISES: dict[str, Exercise] = {exercise.name: exercise for lesson in LESSONS for exercise in lesson.EXERCISES}
+
+
+def __getattr__(name: str) -> Exercise:
+    """Exercises are attributes, so that notebooks read `check.tail_error(tail_error)`."""
+    if name in EXERCISES:
+        return EXERCISES[name]
+    raise AttributeError(f"no exercise {name!r}; `tnlib check` lists them")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *EXERCISES]

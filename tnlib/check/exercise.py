@@ -45,6 +45,8 @@ class Exercise:
         cases: keyword arguments to try it on, chosen so that every mistake differs from the reference on one of them.
         mistakes: known wrong answers. A function that agrees with one of them on every case gets its symptom.
         tolerance: relative, for floats and tensors.
+        reading: what of an answer counts, where right answers differ: the product of factors that are not unique, say.
+            Gets the answer and the case's arguments by name; may raise, and then the answer is of the wrong form.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Exercise:
     cases: tuple[Mapping[str, Any], ...]
     mistakes: tuple[Mistake, ...] = ()
     tolerance: float = 1e-6
+    reading: Callable[..., Any] | None = None
 
     def __call__(self, learner: object) -> Verdict:
         """Try the learner's function on every case; the first difference decides. Never raises."""
@@ -70,7 +73,7 @@ class Exercise:
                 return self._no(f"returned None on {_show(case)}; is a `return` missing?")
         for case, answer in zip(self.cases, answers, strict=True):
             expected = self.reference(**case)
-            problem = self._difference(answer, expected)
+            problem = self._difference(answer, expected, case)
             if problem:
                 return self._no(f"{problem} on {_show(case)}" + self._hint(answers))
         return Verdict(self.name, True, f"correct on all {len(self.cases)} inputs")
@@ -79,12 +82,17 @@ class Exercise:
         """The symptom of the first known mistake that gives the same answers, as a sentence to append."""
         for mistake in self.mistakes:
             wrong = [mistake.wrong(**case) for case in self.cases]
-            if not any(self._difference(a, w) for a, w in zip(answers, wrong, strict=True)):
+            if not any(self._difference(*three) for three in zip(answers, wrong, self.cases, strict=True)):
                 return f". {mistake.symptom}"
         return ""
 
-    def _difference(self, answer: Any, expected: Any) -> str:
+    def _difference(self, answer: Any, expected: Any, case: Mapping[str, Any]) -> str:
         """What is wrong with an answer; empty when nothing is."""
+        if self.reading is not None:
+            try:
+                answer, expected = self.reading(answer, **case), self.reading(expected, **case)
+            except Exception as error:  # the learner's answer may be anything
+                return f"returned a {type(answer).__name__} of another form than asked ({error})"
         try:
             got = torch.as_tensor(answer).to(torch.float64)
         except (TypeError, ValueError, RuntimeError):

@@ -105,3 +105,5 @@ tail_error = Exercise(
         Mistake(_nuclear, "The Frobenius norm adds squares of singular values, not the values."),
     ),
 )
+
+EXERCISES = (tucker2_parameters, break_even_rank, tail_error)
