@@ -10,7 +10,8 @@ import pytest
 from tnlib import paths, study
 from tnlib.study.publish import read_source, source_of, sources
 
-BOOKS = sorted([*paths.NOTEBOOKS.glob("*.ipynb"), *(paths.NOTEBOOKS / "solutions").glob("*.ipynb")])
+FOLDERS = [paths.NOTEBOOKS, paths.NOTEBOOKS / "solutions", paths.NOTEBOOKS / "experiments"]
+BOOKS = sorted(book for folder in FOLDERS for book in folder.glob("*.ipynb"))
 ids = [str(path.relative_to(paths.NOTEBOOKS)) for path in BOOKS]
 every_notebook = pytest.mark.parametrize("path", BOOKS, ids=ids)
 

@@ -16,17 +16,18 @@ PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
 # What each part may import of tnlib besides itself and `paths`.
 MAY_IMPORT = {
     "paths": set(),
+    "provenance": set(),
     "decompose": set(),
     "sources": set(),
     "layers": {"decompose"},
-    "measure": set(),
+    "measure": {"provenance"},
     "compress": {"layers", "decompose", "measure", "data", "models", "train"},
     "data": {"sources"},
     "models": {"data"},
     "train": {"data", "models", "measure"},
     "plots": set(),
     "check": {"decompose", "layers"},
-    "study": {"compress", "layers", "decompose", "measure", "data", "models", "train", "plots", "check"},
+    "study": {"provenance", "compress", "layers", "decompose", "measure", "data", "models", "train", "plots", "check"},
     "__main__": {"study"},
 }
 

@@ -11,7 +11,6 @@ import torch
 
 from tnlib import paths, study
 from tnlib.study import cli
-from tnlib.study.run import check_parameters
 
 
 @pytest.fixture
@@ -65,19 +64,6 @@ def test_a_bad_name_is_refused(folder):
         study.record("../etc", {}, parameters={}, source="tests")
 
 
-def test_a_damaged_record_is_named(folder):
-    path = write()
-    path.write_text(path.read_text()[:50])
-    with pytest.raises(ValueError, match=path.name):
-        study.results(folder=folder)
-
-
-def test_published_records_are_whole():
-    frame = study.results()
-    assert (frame["schema"] == 1).all()
-    assert not frame["commit"].str.contains("unknown").any()
-
-
 @pytest.fixture
 def notebook(tmp_path):
     book = nbformat.v4.new_notebook(
@@ -114,8 +100,8 @@ def test_a_failing_cell_is_reported_with_its_source_and_error(notebook, tmp_path
 
 
 def test_unknown_parameters_stop_before_a_kernel_starts(notebook, tmp_path, capsys):
-    with pytest.raises(ValueError, match=r"has no parameter 'rnak'; did you mean rank\? It has: profile, rank"):
-        check_parameters(notebook, {"rnak": 1})
+    with pytest.raises(ValueError, match=r"no parameter 'rnak', did you mean rank\? \(parameters: profile, rank\)"):
+        study.run_notebook(notebook, {"rnak": 1}, out=tmp_path / "out")
     assert cli.main(["run", str(notebook), "-p", "rnak=1", "--out", str(tmp_path / "out")]) == 2
     assert not (tmp_path / "out").exists()
     assert "did you mean rank" in capsys.readouterr().err
@@ -125,6 +111,11 @@ def test_the_command_line_answers_mistakes_in_one_line(capsys, tmp_path):
     for arguments in (
         ["run", "99"],
         ["run", "-p", "novalue"],
+        ["run", "--from", "no-such-record"],
+        ["run", "00", "-p", "batch=many"],
+        ["sweep", "no.yaml"],
+        ["bench", "nothing"],
+        ["new", "Not A Name"],
         ["data", "verify", "imagenet"],
         ["train", "vgg"],
         ["check", "no.py"],
@@ -135,7 +126,9 @@ def test_the_command_line_answers_mistakes_in_one_line(capsys, tmp_path):
         assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["run", "data", "train", "accuracy", "check", "results", "sync"])
+@pytest.mark.parametrize(
+    "command", ["run", "sweep", "new", "bench", "data", "train", "accuracy", "check", "results", "sync"]
+)
 def test_every_command_has_help_with_an_example(command, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main([command, "--help"])
@@ -195,3 +188,60 @@ def test_the_readmes_tables_are_those_of_the_records():
     text = readme.README.read_text()
     assert readme.filled(text) == text
     assert {f"<!-- table: {name} -->" for name in readme.TABLES} <= set(text.splitlines())
+
+
+def test_a_notebook_is_found_by_number_name_title_or_path(notebook):
+    (first,) = study.notebooks(["00"])
+    assert study.notebooks(["00_start_here"]) == study.notebooks(["compress a trained network"]) == [first]
+    assert study.notebooks([str(first)]) == [first]
+    assert study.notebooks([str(notebook)]) == [notebook]
+    with pytest.raises(ValueError, match="no notebook 'quantum'"):
+        study.notebooks(["quantum"])
+
+
+def test_a_record_leads_back_to_its_run(notebook, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("TNLIB_RESULTS")
+    study.run_notebook(notebook, {"rank": 5}, out=tmp_path / "out")
+    (path,) = (tmp_path / "out" / "results").glob("*.json")
+    again = ["run", str(notebook), "--from", str(path), "--out", str(tmp_path / "again")]
+    assert cli.main(again) == 0
+    assert "1 values, 1 of them equal to the last digit" in capsys.readouterr().out
+    assert not list((tmp_path / "again").glob("records-*"))
+
+    text = notebook.read_text()
+    notebook.write_text(text.replace("{'x': rank}", "{'x': rank * 1.001}"))
+    assert cli.main([*again, "--tolerance", "0.01"]) == 0
+    assert cli.main(again) == 1
+    shown = capsys.readouterr().out
+    assert "is not the same code as then" in shown
+    assert "apart: x: 5 then, 5.00" in shown
+
+
+def test_agreement_is_told_leaf_by_leaf():
+    from tnlib.study.repeat import compare
+
+    old = {"a": 1.0, "b": [1, {"c": "x"}], "d": True, "gone": 1}
+    new = {"a": 1.0 + 1e-9, "b": [1, {"c": "y"}], "d": True, "more": 2}
+    found = compare(old, new, 1e-6)
+    assert (found.values, found.equal, found.where) == (6, 2, "a")
+    assert found.largest == pytest.approx(1e-9, rel=1e-3)
+    assert found.apart == ["b[1].c: x then, y now", "gone: 1 then, nothing now", "more: nothing then, 2 now"]
+
+
+def test_new_writes_an_experiment_that_runs_and_a_sweep_that_is_valid(tmp_path, capsys, monkeypatch):
+    from tnlib.study import sweep
+
+    monkeypatch.delenv("TNLIB_RESULTS")
+    assert cli.main(["new", "my_study", "--folder", str(tmp_path)]) == 0
+    book, plan = tmp_path / "my_study.ipynb", sweep.load(tmp_path / "my_study.yaml")
+    assert plan.notebook == book
+    assert len(plan.cells) == 12
+    run = study.run_notebook(book, {"format": "svd", "rank": 60}, out=tmp_path / "out")
+    assert run.ok, run.error
+    frame = study.results("my-study", tmp_path / "out" / "results")
+    assert abs(frame["metrics.drop"][0]) < 0.1
+    assert 0 < frame["metrics.error"][0] < 0.5
+    before = book.read_bytes()
+    assert cli.main(["new", "my_study", "--folder", str(tmp_path)]) == 2
+    assert "nothing was written" in capsys.readouterr().err
+    assert book.read_bytes() == before

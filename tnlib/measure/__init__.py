@@ -1,8 +1,8 @@
 """What a network costs: parameters, MACs, bytes and peak activation memory by counting, milliseconds by the clock."""
 
 from tnlib.measure.cost import Cost, cost, evaluating
-from tnlib.measure.provenance import commit, cpu_name, has_fast_bf16, provenance
 from tnlib.measure.timing import Comparison, Timing, compare, latency
+from tnlib.provenance import commit, cpu_name, has_fast_bf16, provenance
 
 __all__ = [
     "Comparison",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from tnlib.study import commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,30 +25,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("tnlib: interrupted", file=sys.stderr)
         return 130
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    from tnlib import paths
-    from tnlib.study.run import check_parameters, notebooks, run_notebook
-
-    parameters = dict(_assignment(text) for text in arguments.parameter)
-    if arguments.profile:
-        parameters["profile"] = arguments.profile
-    books = notebooks(arguments.notebook)
-    for book in books:
-        check_parameters(book, parameters)
-    runs = []
-    for number, book in enumerate(books, 1):
-        print(f"[{number}/{len(books)}] {book.stem}", flush=True)
-        runs.append(run_notebook(book, parameters, out=arguments.out, progress=True))
-        if not runs[-1].ok:
-            print(f"\n{book.stem}, {runs[-1].failed_cell}\n\n{runs[-1].error}\n", flush=True)
-    width = max((len(run.notebook) for run in runs), default=8)
-    print(f"\n{'notebook':<{width}}  status  seconds  executed copy")
-    for run in runs:
-        where = run.output.relative_to(paths.ROOT) if run.output.is_relative_to(paths.ROOT) else run.output
-        print(f"{run.notebook:<{width}}  {'ok' if run.ok else 'FAILED':<6}  {run.seconds:>7.1f}  {where}")
-    return 0 if runs and all(run.ok for run in runs) else 1
 
 
 def _data(arguments: argparse.Namespace) -> int:
@@ -123,19 +100,6 @@ def _check(arguments: argparse.Namespace) -> int:
     return int(not all(verdicts))
 
 
-def _results(arguments: argparse.Namespace) -> int:
-    from tnlib.study.store import results
-
-    frame = results(arguments.study, arguments.folder)
-    if frame.empty:
-        print("no records" + (f" of {arguments.study}" if arguments.study else ""))
-        return 0
-    columns = ["record", "date", *(c for c in frame.columns if c.startswith(("parameters.", "metrics.")))]
-    shown = frame[columns].dropna(axis="columns", how="all")
-    print(shown.to_csv(index=False) if arguments.csv else shown.to_string(index=False))
-    return 0
-
-
 def _sync(arguments: argparse.Namespace) -> int:
     from tnlib.study.publish import publish, sources
     from tnlib.study.readme import fill_readme
@@ -149,31 +113,54 @@ def _sync(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _assignment(text: str) -> tuple[str, Any]:
-    """Split `name=value`; the value is a Python literal, or a string when it is not one."""
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise ValueError(f"a parameter is given as name=value, got {text!r}")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tnlib", description="The Tensor Compression Workbook's command line.")
-    commands = parser.add_subparsers(title="commands", required=True)
+    subparsers = parser.add_subparsers(title="commands", required=True)
 
     def command(name: str, function: Any, text: str, example: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text, epilog=f"example: {example}")
+        sub = subparsers.add_parser(name, help=text, description=text, epilog=f"example: {example}")
         sub.set_defaults(command=function)
         return sub
 
-    run = command("run", _run, "Execute notebooks from fresh kernels into a folder.", "tnlib run 00 -p batch=8")
-    run.add_argument("notebook", nargs="*", help="number, name or path; all lessons when none is given")
+    run = command("run", commands.run, "Execute notebooks from fresh kernels into a folder.", "tnlib run 00 -p batch=8")
+    run.add_argument("notebook", nargs="*", help="number, name, title or path; all lessons when none is given")
     run.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="set a parameter")
-    run.add_argument("--profile", choices=("quick", "full"), help="short for -p profile=...")
+    run.add_argument("--profile", help="short for -p profile=...")
     run.add_argument("--out", type=Path, help="folder of the executed copies and their records (default: runs/)")
+    run.add_argument("--from", dest="record", metavar="RECORD", help="repeat what wrote a record, and compare")
+    run.add_argument(
+        "--tolerance", type=float, default=1e-6, help="with --from: relative difference that still agrees (1e-6)"
+    )
+
+    sweep = command(
+        "sweep", commands.sweep, "Run a notebook with many parameter sets.", "tnlib sweep rank_study.yaml --dry-run"
+    )
+    sweep.add_argument(
+        "file", type=Path, help="the sweep, YAML: notebook, parameters, grid, list, random, seeds, limits"
+    )
+    sweep.add_argument("--workers", type=int, help="cells at once (default: one for each core)")
+    where = sweep.add_mutually_exclusive_group()
+    where.add_argument("--scheduler", metavar="ADDRESS", help="run on a Dask scheduler, tcp://host:8786")
+    where.add_argument("--slurm", action="store_true", help="run in Slurm jobs (configured for dask-jobqueue)")
+    sweep.add_argument("--threads", type=int, help="that each cell computes with (default: the cores shared out)")
+    target = sweep.add_mutually_exclusive_group()
+    target.add_argument("--results", type=Path, help="folder of the records (default: runs/results/)")
+    target.add_argument("--publish", action="store_true", help="record in data/results/")
+    sweep.add_argument("--out", type=Path, help="folder of executed copies (default: runs/sweeps/NAME/)")
+    sweep.add_argument(
+        "--keep", action="store_true", help="keep the executed copies of all cells, not only of failed ones"
+    )
+    sweep.add_argument("--retry", action="store_true", help="run cells again that failed before")
+    sweep.add_argument("--dry-run", action="store_true", help="say what would run and how long it would take")
+
+    new = command("new", commands.new, "Write an experiment notebook and a sweep to start from.", "tnlib new my_study")
+    new.add_argument("name", help="lower-case letters, digits and underscores")
+    new.add_argument("--folder", type=Path, default=Path(), help="where to (default: here)")
+
+    bench = command("bench", commands.bench, "Run a benchmark and record it; nothing else should run.", "tnlib bench")
+    bench.add_argument("name", nargs="?", help="which; without, they are listed")
+    bench.add_argument("--publish", action="store_true", help="record in data/results/ instead of runs/results/")
+    bench.add_argument("--size", type=int, help="how much of it (cells, rounds); a smaller one is for trying")
 
     data = command("data", _data, "List, fetch or verify the full data sets.", "tnlib data fetch cifar10")
     data.add_argument("action", choices=("list", "fetch", "verify"))
@@ -195,12 +182,26 @@ def _parser() -> argparse.ArgumentParser:
     check = command("check", _check, "List the exercises, or check the functions in a file.", "tnlib check answers.py")
     check.add_argument("file", nargs="?", type=Path, help="Python file that defines functions named like the exercises")
 
-    results = command("results", _results, "Show the records.", "tnlib results compress-resnet20 --csv")
-    results.add_argument("study", nargs="?", help="only the records of this study")
-    results.add_argument(
-        "--folder", type=Path, help="where the records lie (default: the published ones, data/results)"
+    results = command(
+        "results",
+        commands.show_results,
+        "Show, choose, summarise and export records.",
+        "tnlib results one-layer --where rank=16 --group-by format",
     )
-    results.add_argument("--csv", action="store_true", help="as comma-separated values")
+    results.add_argument("study", nargs="?", help="only the records of this study")
+    results.add_argument("--folder", type=Path, help="the store (default: the published records, data/results/)")
+    results.add_argument(
+        "--where", action="append", default=[], metavar="CONDITION", help="rank=8, format!=cp, rank<=16, ..."
+    )
+    results.add_argument("--group-by", metavar="NAMES", help="mean, spread and n for each value of these: rank,format")
+    results.add_argument(
+        "--metric", action="append", default=[], metavar="NAME", help="of these metrics (default: all)"
+    )
+    results.add_argument(
+        "--csv", nargs="?", const="-", metavar="FILE", help="comma-separated values, shown or to a file"
+    )
+    results.add_argument("--parquet", metavar="FILE", help="all columns, as Parquet")
+    results.add_argument("--html", type=Path, metavar="FILE", help="a report with figures; needs --group-by")
 
     sync = command("sync", _sync, "Execute notebook sources; write notebooks and README tables.", "tnlib sync 00")
     sync.add_argument("name", nargs="*", help="beginnings of names; all sources when none is given")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 import warnings
 from pathlib import Path
 
 import nbformat
 
 from tnlib import paths
+from tnlib.study.parameters import digest, parameters_of
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
@@ -40,19 +43,24 @@ def publish(source: Path, *, results: Path | None = None) -> Path:
 
     notebook = source.parent.parent / f"{source.stem}.ipynb"
     book = read_source(source)
-    inherited = os.environ.get("TNLIB_RESULTS")
-    os.environ["TNLIB_RESULTS"] = str(results or paths.PUBLISHED)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            NotebookClient(
-                book, timeout=3600, kernel_name="python3", resources={"metadata": {"path": str(notebook.parent)}}
-            ).execute()
-    finally:
-        if inherited is None:
-            del os.environ["TNLIB_RESULTS"]
-        else:
-            os.environ["TNLIB_RESULTS"] = inherited
+    inside = notebook.is_relative_to(paths.ROOT)
+    told = {
+        "notebook": notebook.relative_to(paths.ROOT).as_posix() if inside else notebook.name,
+        "digest": digest(book),
+        "parameters": {name: parameter.default for name, parameter in parameters_of(book).items()},
+    }
+    environment = os.environ | {"TNLIB_RESULTS": str(results or paths.PUBLISHED), "TNLIB_RUN": json.dumps(told)}
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        NotebookClient(
+            book,
+            timeout=3600,
+            kernel_name="python3",
+            extra_arguments=["--log-level=ERROR"],
+            resources={"metadata": {"path": str(notebook.parent)}},
+        ).execute(env=environment)
+    book.metadata["tnlib"] = {"seconds": round(time.perf_counter() - started)}
     for cell in book.cells:
         cell.metadata.pop("execution", None)
     with paths.replacing(notebook) as temporary:
@@ -61,6 +69,6 @@ def publish(source: Path, *, results: Path | None = None) -> Path:
 
 
 def sources() -> list[Path]:
-    """All notebook sources, lessons first, then solutions."""
-    lessons = sorted((paths.NOTEBOOKS / "source").glob("*.py"))
-    return lessons + sorted((paths.NOTEBOOKS / "solutions" / "source").glob("*.py"))
+    """All notebook sources: lessons, solutions, experiments."""
+    folders = [paths.NOTEBOOKS, paths.NOTEBOOKS / "solutions", paths.NOTEBOOKS / "experiments"]
+    return [source for folder in folders for source in sorted((folder / "source").glob("*.py"))]

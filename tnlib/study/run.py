@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
+import json
 import os
+import re
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tnlib import paths
+from tnlib.study.parameters import complete, digest, read_notebook
 
 
 @dataclass(frozen=True)
@@ -31,42 +33,15 @@ class NotebookRun:
 
 
 def notebooks(names: Sequence[str] = ()) -> list[Path]:
-    """Notebooks by number (`00`), name or path; all numbered ones, in order, when no name is given.
+    """Notebooks by number (`00`), name, words of the title, or path; all numbered ones when no name is given.
 
-    Raises ValueError for a name that no notebook has.
+    Raises ValueError for a name that no notebook has, or a title that several have.
     """
     known = {path.stem: path for path in sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
+    known |= {path.stem: path for path in sorted((paths.NOTEBOOKS / "experiments").glob("*.ipynb"))}
     if not names:
-        return list(known.values())
-    found = []
-    for name in names:
-        matches = [path for stem, path in known.items() if name == stem or stem.startswith(f"{name}_")]
-        if not matches and Path(name).is_file() and name.endswith(".ipynb"):
-            matches = [Path(name)]
-        if not matches:
-            raise ValueError(f"no notebook {name!r}; expected a path or one of {', '.join(known)}")
-        found += matches
-    return found
-
-
-def parameters_of(notebook: Path) -> dict[str, Any]:
-    """Names of a notebook's parameters and what papermill knows of each: inferred type, default, help."""
-    import papermill
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        result: dict[str, Any] = papermill.inspect_notebook(str(notebook))
-    return result
-
-
-def check_parameters(notebook: Path, given: Mapping[str, Any]) -> None:
-    """Raise ValueError when a notebook has no parameter of some given name (papermill would only warn)."""
-    known = parameters_of(notebook) if given else {}
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{notebook.stem} has no parameter {name!r}{hint} It has: {', '.join(known) or 'none'}")
+        return [path for stem, path in known.items() if stem[:2].isdigit()]
+    return [_notebook(name, known) for name in names]
 
 
 def run_notebook(
@@ -76,6 +51,10 @@ def run_notebook(
     out: Path | None = None,
     results: Path | None = None,
     progress: bool = False,
+    name: str | None = None,
+    run: Mapping[str, Any] | None = None,
+    threads: int | None = None,
+    timeout: float | None = None,
 ) -> NotebookRun:
     """Execute a copy of a notebook from a fresh kernel.
 
@@ -85,20 +64,34 @@ def run_notebook(
         out: folder of the executed copy, by default `runs/`.
         results: folder for the records that it writes, by default `results/` in `out`.
         progress: show papermill's progress bar.
+        name: of the executed copy, by default that of the notebook.
+        run: entries to add to `run` in its records (a sweep's name and key).
+        threads: that the kernel computes with, by default what it finds.
+        timeout: seconds for the whole notebook.
 
     Returns:
-        `NotebookRun`; a cell that raises is reported in it. ValueError for an unknown parameter, before anything runs.
+        `NotebookRun`; a cell that raises, a kernel that dies and a timeout are reported in it. ValueError for
+        parameters that the notebook does not take, before anything runs.
     """
     import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    parameters = dict(parameters or {})
-    check_parameters(notebook, parameters)
+    from tnlib.study import engine  # registers the engine
+
+    values = complete(notebook, parameters or {})
     folder = (out or paths.RUNS).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / notebook.name
-    inherited = os.environ.get("TNLIB_RESULTS")
-    os.environ["TNLIB_RESULTS"] = str(results or inherited or folder / "results")
+    target = folder / (name or notebook.name)
+    where = notebook.resolve()
+    relative = where.relative_to(paths.ROOT).as_posix() if where.is_relative_to(paths.ROOT) else where.name
+    told = {"notebook": relative, "digest": digest(notebook), "parameters": values, **(run or {})}
+    environment = os.environ | {
+        "TNLIB_RESULTS": str(results or os.environ.get("TNLIB_RESULTS") or folder / "results"),
+        "TNLIB_RUN": json.dumps(told),
+    }
+    if threads:
+        environment |= dict.fromkeys(engine.THREADS, str(threads))
     started, error, cell = time.perf_counter(), "", ""
     try:
         with warnings.catch_warnings():
@@ -106,17 +99,40 @@ def run_notebook(
             papermill.execute_notebook(
                 str(notebook),
                 str(target),
-                parameters=parameters,
+                parameters={key: values[key] for key in parameters or {}},
                 kernel_name="python3",
-                cwd=str(notebook.resolve().parent),
+                engine_name=engine.NAME,
                 progress_bar=progress,
+                folder=str(where.parent),
+                environment=environment,
+                deadline=None if timeout is None else started + timeout,
             )
     except PapermillExecutionError as failure:
         error = f"{failure.ename}: {failure.evalue}"
         cell = f"cell [{failure.exec_count}]:\n{failure.source}"
-    finally:
-        if inherited is None:
-            del os.environ["TNLIB_RESULTS"]
-        else:
-            os.environ["TNLIB_RESULTS"] = inherited
+    except CellTimeoutError:
+        error = f"took longer than {timeout:g} s"
+    except (DeadKernelError, RuntimeError) as failure:  # a kernel that could not start is a RuntimeError
+        error = f"the kernel died ({failure})"
     return NotebookRun(notebook.stem, target, time.perf_counter() - started, error, cell)
+
+
+def _notebook(name: str, known: Mapping[str, Path]) -> Path:
+    matches = [path for stem, path in known.items() if name == stem or stem.startswith(f"{name}_")]
+    if not matches and Path(name).is_file() and name.endswith(".ipynb"):
+        return Path(name)
+    if not matches:
+        matches = [path for path in known.values() if name.lower() in _title(path).lower()]
+    if len(matches) > 1:
+        raise ValueError(f"{name!r} is in the title of {', '.join(path.stem for path in matches)}; which one?")
+    if not matches:
+        raise ValueError(f"no notebook {name!r}; expected a path, words of a title, or one of {', '.join(known)}")
+    return matches[0]
+
+
+def _title(notebook: Path) -> str:
+    """The first heading of a notebook."""
+    for cell in read_notebook(notebook)["cells"]:
+        if match := re.search(r"^# (.+)$", cell["source"], re.MULTILINE):
+            return match[1]
+    return ""

@@ -1,21 +1,36 @@
-"""The records behind every number that may be quoted: one JSON file each, written whole or not at all."""
+"""The records behind every number that may be quoted: one JSON file each, written once, whole or not at all.
+
+A folder is a store. Any number of processes may write to it at the same time: a record is written beside its place,
+flushed to disk, and linked to its name, which fails when the name is taken. Nothing is changed or deleted; a damaged
+file is moved to `damaged/`. A record carries the SHA-256 of its content, so that a number edited by hand is noticed.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+import os
 import re
-from collections.abc import Mapping
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+import fastjsonschema
 
 from tnlib import paths
-from tnlib.measure.provenance import provenance
 
-SCHEMA = 1
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 2
+
+
+class DamagedRecordError(ValueError):
+    """A file in a store that is not a whole, valid record."""
 
 
 def record(
@@ -27,6 +42,7 @@ def record(
     seed: int | None = None,
     seconds: float | None = None,
     folder: Path | None = None,
+    run: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write one record.
 
@@ -38,54 +54,143 @@ def record(
         seed: of the randomness, where there is some.
         seconds: wall time of the measurement.
         folder: where to, by default `TNLIB_RESULTS` or else `runs/results/`.
+        run: the notebook run that it belongs to, by default the one that is going on, as tnlib told the kernel.
 
     Returns:
-        The file's path. Two different records never share one.
+        The file's path. Two different records never share one. In a notebook that tnlib runs, the record also tells
+        which notebook with which parameters that was (`tnlib run --from` repeats it).
 
     Raises:
         ValueError: a bad name, nan, infinity, or something that JSON cannot hold.
     """
+    from tnlib.provenance import provenance
+
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", study):
         raise ValueError(f"study {study!r} must be lower-case words joined by hyphens")
-    content = {
-        "schema": SCHEMA,
-        "study": study,
-        "source": source,
-        "parameters": _plain("parameters", parameters),
-        "seed": seed,
-        "metrics": _plain("metrics", metrics),
-        "seconds": None if seconds is None else round(seconds, 3),
-        **provenance(),
-    }
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    path = (folder or paths.results()) / f"{study}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
-    with paths.replacing(path) as temporary:
-        temporary.write_text(text)
+    if run is None and (told := os.environ.get("TNLIB_RUN")):
+        run = json.loads(told)
+    content = sealed(
+        {
+            "schema": SCHEMA,
+            "study": study,
+            "source": source,
+            "parameters": _plain("parameters", parameters),
+            "seed": seed,
+            "metrics": _plain("metrics", metrics),
+            "seconds": None if seconds is None else round(seconds, 3),
+            "run": run,
+            **provenance(),
+        }
+    )
+    return put(content, (folder or paths.results()) / f"{study}-{content['sha256'][:12]}.json")
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with the SHA-256 of all but itself. Raises ValueError when it is not a record."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    result = {**rest, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    try:
+        _validator()(result)
+    except fastjsonschema.JsonSchemaValueException as problem:
+        raise ValueError(f"not a record: {problem.message.replace('data', 'it', 1)}") from None
+    return result
+
+
+def put(content: Mapping[str, Any], path: Path) -> Path:
+    """Write a sealed record under a name, on disk when this returns. A valid record already there is kept.
+
+    A damaged file of that name is set aside first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with temporary.open("x") as handle:
+            handle.write(json.dumps(content, indent=1, allow_nan=False) + "\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+        while True:
+            try:
+                path.hardlink_to(temporary)
+                break
+            except FileExistsError:
+                try:
+                    read(path)
+                    return path
+                except DamagedRecordError:
+                    set_aside(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
     return path
 
 
-def results(study: str | None = None, folder: Path | None = None) -> pd.DataFrame:
-    """The published records, or those in another folder, oldest first; all, or those of one study.
+def read(path: Path) -> dict[str, Any]:
+    """One record. Raises DamagedRecordError naming the file when it is not whole, or was changed by hand."""
+    try:
+        text = path.read_text()
+        content = json.loads(text)
+        if content["schema"] == 1:  # before records had a seal: the name holds the hash of the file
+            if hashlib.sha256(text.encode()).hexdigest()[:12] != path.stem.rsplit("-", 1)[-1]:
+                raise ValueError("its content was changed")
+            return {"run": None, **content}
+        if sealed(content)["sha256"] != content["sha256"]:
+            raise ValueError("its content was changed")
+    except FileNotFoundError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedRecordError(f"{path.name} is not a whole record: {error}") from None
+    return dict(content)
 
-    A row each, nested values in columns like `metrics.accuracy`; the column `record` holds the file's name. Raises
-    ValueError naming a file that is not a whole record.
-    """
-    rows = []
-    for path in sorted((folder or paths.PUBLISHED).glob("*.json")):
+
+def read_all(folder: Path) -> Iterator[tuple[Path, dict[str, Any] | DamagedRecordError]]:
+    """Every record of a store, or what is wrong with it, in the order of names."""
+    for path in sorted(folder.glob("*.json")):
         try:
-            content = json.loads(path.read_text())
-            if content["schema"] != SCHEMA:
-                raise KeyError(f"schema {content['schema']}")
-            if missing := {"study", "date", "metrics", "parameters"} - content.keys():
-                raise KeyError(f"without {', '.join(sorted(missing))}")
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path.name} is not a record of schema {SCHEMA} ({error}): remove or restore it"
-            ) from None
-        if study in (None, content["study"]):
+            yield path, read(path)
+        except DamagedRecordError as error:
+            yield path, error
+        except FileNotFoundError:  # set aside by somebody else meanwhile
+            continue
+
+
+def results(study: str | None = None, folder: Path | None = None) -> pd.DataFrame:
+    """The published records, or those of another store, oldest first; all, or those of one study.
+
+    A row each, nested values in columns like `metrics.accuracy`; the column `record` holds the file's name. A damaged
+    file is named in a warning and left out.
+    """
+    import pandas as pd
+
+    rows = []
+    for path, content in read_all(folder or paths.PUBLISHED):
+        if isinstance(content, DamagedRecordError):
+            warnings.warn(f"left out: {content}", stacklevel=2)
+        elif study in (None, content["study"]):
             rows.append({"record": path.stem, **content})
     frame = pd.json_normalize(rows)
-    return frame.sort_values("date", ignore_index=True) if len(frame) else frame
+    return frame.sort_values("date", ignore_index=True, kind="stable") if len(frame) else frame
+
+
+def set_aside(path: Path) -> Path | None:
+    """Move a file of a store to its `damaged/` folder, under a name that is free; None when it is gone already."""
+    folder = path.parent / "damaged"
+    folder.mkdir(exist_ok=True)
+    target = folder / f"{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}"
+    try:
+        path.rename(target)
+    except FileNotFoundError:
+        return None
+    return target
+
+
+@cache
+def _validator() -> Any:
+    return fastjsonschema.compile(json.loads(Path(__file__).with_name("record.schema.json").read_text()))
 
 
 def _plain(name: str, value: Any) -> Any:

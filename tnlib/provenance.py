@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from tnlib import paths
 
@@ -17,7 +17,12 @@ PACKAGES = ("tnlib", "torch", "tensorly", "numpy", "scipy")
 
 
 def provenance() -> dict[str, object]:
-    """Commit, library versions, machine (CPU, cores, threads) and UTC date, as a JSON-ready dict."""
+    """Commit, library versions, machine (CPU, cores, threads) and UTC date, as a JSON-ready dict.
+
+    It does not load torch: a process that has not done so measured without it.
+    """
+    torch: Any = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
@@ -26,8 +31,8 @@ def provenance() -> dict[str, object]:
             "cpu": cpu_name(),
             "architecture": platform.machine(),
             "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "threads": threads,
+            "device": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "cpu",
         },
     }
 
