@@ -80,6 +80,12 @@ RERUNS = [
     ("00_start_here", {"batch": 1, "seed": 2}),
     ("solutions/00_start_here", {"seed": 1}),
     ("solutions/00_start_here", {"seed": 2}),
+    ("10_run_a_study", {"seed": 1, "simulations": 1000}),
+    ("10_run_a_study", {"seed": 2, "level": 0.9}),
+    ("solutions/10_run_a_study", {"seed": 1}),
+    ("solutions/10_run_a_study", {"seed": 2}),
+    ("experiments/compress_one_layer", {"format": "cp", "rank": 5, "seed": 9}),
+    ("experiments/compress_one_layer", {"format": "svd", "rank": 64}),
 ]
 
 
@@ -99,6 +105,17 @@ def test_rerun_with_other_parameters(name, parameters, tmp_path, monkeypatch):
             assert row["time"] > 0
         best = max(row["accuracy"] for row in record["metrics"]["rows"])
         assert record["metrics"]["baseline"] - 0.2 < best
+    if name.startswith("experiments/"):
+        (record,) = (json.loads(p.read_text()) for p in (tmp_path / "results").glob("*.json"))
+        assert record["parameters"].items() >= {k: v for k, v in parameters.items() if k != "seed"}.items()
+        assert record["run"]["parameters"].items() >= parameters.items()
+        assert record["metrics"]["test_images"] == 200
+        if parameters["rank"] == 64:  # full rank: nothing is lost
+            assert record["metrics"]["error"] < 1e-5
+            assert record["metrics"]["drop"] == pytest.approx(0, abs=1e-9)
+        else:
+            assert record["metrics"]["layer_params"] < 0.03
+            assert record["metrics"]["drop"] > 0
 
 
 def test_every_notebook_is_rerun_with_two_parameter_sets():

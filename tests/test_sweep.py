@@ -249,7 +249,7 @@ def test_a_scheduler_that_does_not_answer_is_an_error_in_one_line(place, capsys,
 
 def test_a_cell_that_takes_too_long_fails_and_the_time_limit_leaves_the_rest(tmp_path, capsys):
     path = trivial(tmp_path, cells=2, seconds=30)
-    path.write_text(path.read_text() + "cell_limit: 4\ntime_limit: 0.001\n")
+    path.write_text(path.read_text() + "cell_limit: 4\ntime_limit: 0.5\n")
     arguments = ["sweep", str(path), "--results", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
     assert cli.main([*arguments, "--workers", "1"]) == 1
     shown = capsys.readouterr().out
@@ -264,3 +264,36 @@ def test_a_lock_is_held_by_one_and_leaves_nothing(tmp_path):
         other = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
         assert other.stdout == "False\n"
     assert not list((tmp_path / ".locks").iterdir())
+
+
+SBATCH = """#!/bin/sh
+# A stand-in for Slurm's: the job script becomes a local process.
+echo "$1" >> "{place}/submitted"
+cp "$1" "{place}/job.sh"
+setsid sh "{place}/job.sh" > "{place}/job.log" 2>&1 &
+echo "Submitted batch job $!"
+"""
+
+
+def test_a_sweep_runs_in_slurm_jobs(tmp_path):
+    path, commands = trivial(tmp_path, cells=4), tmp_path / "bin"
+    commands.mkdir()
+    for name, text in (("sbatch", SBATCH.format(place=tmp_path)), ("scancel", '#!/bin/sh\nkill -9 -- "-$1"\n')):
+        (commands / name).write_text(text)
+        (commands / name).chmod(0o755)
+    job = {"CORES": "2", "PROCESSES": "2", "MEMORY": "4GB", "WALLTIME": "00:10:00", "INTERFACE": "lo"}
+    environment = os.environ | {f"DASK_JOBQUEUE__SLURM__{name}": value for name, value in job.items()}
+    environment["PATH"] = f"{commands}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(
+        command(path, tmp_path / "store", "--slurm", "--workers", "2"),
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr + (tmp_path / "job.log").read_text()
+    assert "#SBATCH" in (tmp_path / "job.sh").read_text()
+    assert len((tmp_path / "submitted").read_text().splitlines()) == 1, "one job of two processes"
+    assert len(list((tmp_path / "store").glob("*.json"))) == 4

@@ -17,10 +17,15 @@
 # | notebook | question |
 # | --- | --- |
 # | **00 start here** | What happens to a real network when its weights are factorized? |
-# | *01 to 04, planned* | Tensor algebra, CPD, Tucker, tensor train: when are they unique, stable, cheap? |
+# | 01 work with tensors | How do you unfold, multiply and draw tensors, and in which order do you contract them? |
+# | 02 fit CPD | When is a sum of rank-one terms unique, when does it not exist, and how do you fit it? |
+# | 03 truncate Tucker | What does a truncation lose at most, and what is a core? |
+# | 04 build tensor trains | How do you compute with a tensor of $2^{40}$ entries? Which format for what? |
 # | *05, planned* | Trains of coupled third-order decompositions (Zniyed et al. 2020) |
 # | *06 and 07, planned* | From factors to layers, and what they really cost |
-# | *10, planned* | Run a study of your own: parameters, sweeps, statistics |
+# | 10 run a study | How do you decide by experiment: parameters, sweeps, statistics? |
+#
+# Notation and terms are collected in [GLOSSARY.md](GLOSSARY.md).
 #
 # Every notebook has a `parameters` cell. Change it here, or from the command line: `tnlib run 00 -p batch=64`.
 
@@ -42,7 +47,7 @@ from tnlib import check, data, decompose, layers, measure, models, plots, study,
 
 plots.use_style()
 fractions = {"quick": [0.3, 0.6], "full": [0.2, 0.4, 0.6, 0.8]}[profile]
-subset, num_test, num_calibration = {"quick": ("embedded", 600, 500), "full": ("full", 10_000, 2_000)}[profile]
+subset, num_test, num_calibration = {"quick": ("embedded", 400, 500), "full": ("full", 10_000, 2_000)}[profile]
 
 # %% [markdown]
 # First, the machine. Times below are times *on it*. Counts come out the same anywhere, accuracies nearly so.
@@ -274,7 +279,7 @@ len(rows)
 # %%
 assert 1 <= batch <= len(test), f"batch must lie between 1 and {len(test)}, got {batch}"
 images = test.images[:batch].contiguous(memory_format=torch.channels_last)
-timed = measure.compare({"original": model} | {str(key): net for key, net in networks.items()}, images, rounds=8)
+timed = measure.compare({"original": model} | {str(key): net for key, net in networks.items()}, images, rounds=6)
 for row in rows:
     median, low, high = timed.speedup[str((row["format"], row["fraction"]))]
     row |= {"time": 1 / median, "time_low": 1 / high, "time_high": 1 / low}

@@ -3,12 +3,12 @@
 `check.tucker2_parameters(my_function)` in a cell shows the verdict; `tnlib check` lists all exercises.
 """
 
-from tnlib.check import start_here
+from tnlib.check import run_a_study, start_here
 from tnlib.check.exercise import Exercise, Mistake, Verdict
 
 __all__ = ["EXERCISES", "Exercise", "Mistake", "Verdict"]
 
-LESSONS = (start_here,)
+LESSONS = (start_here, run_a_study)
 EXERCISES: dict[str, Exercise] = {exercise.name: exercise for lesson in LESSONS for exercise in lesson.EXERCISES}
 
 

@@ -46,12 +46,12 @@ def command(sweep: Path, store: Path, *options: str) -> list[str]:
 def sweep_overhead(size: int | None = None, folder: Path | None = None) -> Path:
     """Time of a 200-cell sweep with one worker, beside papermill called 200 times in one process.
 
-    Blocks of papermill's calls run before and after each of the sweeps, so that a drift of the machine hits both. The
-    sweep is the whole command: interpreter, validation, scheduler, worker, store.
+    Half of papermill's calls run before the sweep and half after it, so that a drift of the machine hits both. The sweep
+    is the whole command: interpreter, validation, scheduler, worker, store.
     """
     import papermill
 
-    cells, rounds, started = size or 200, 2, time.perf_counter()
+    cells, rounds, started = size or 200, 1, time.perf_counter()
     bare: list[float] = []
     blocks: list[float] = []
     sweeps: list[float] = []

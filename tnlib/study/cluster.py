@@ -148,8 +148,8 @@ def run_sweep(
     }
     by_key, waiting, busy = {cell.key: cell for cell in cells}, list(tasks), list[str]()
     outcomes: list[Outcome] = []
-    started = time.monotonic()
     with client(workers, scheduler, slurm) as connection:
+        started = time.monotonic()
         running, futures = as_completed(loop=connection.loop), dict[Any, str]()
 
         def refill() -> None:

@@ -64,7 +64,47 @@ def formats() -> str:
     )
 
 
-TABLES: dict[str, Callable[[], str]] = {"networks": networks, "published": published, "formats": formats}
+def sweeps() -> str:
+    """The committed sweep files: what each is for (its first comment), its cells, and what they took."""
+    from tnlib.study.sweep import load
+
+    frame, rows = results(), []
+    for path in sorted((paths.NOTEBOOKS / "sweeps").glob("*.yaml")):
+        plan = load(path)
+        done = frame[frame["run.sweep"] == plan.name].drop_duplicates("run.key")
+        link = f"[{path.name}](notebooks/sweeps/{path.name})"
+        purpose = path.read_text().splitlines()[0].removeprefix("#").strip()
+        minutes = f"{done['run.seconds'].sum() / 60:.0f}" if len(done) else "not run"
+        rows.append([link, purpose, str(len(plan.cells)), str(len(done)), minutes])
+    return table(["sweep", "reproduces", "cells", "on record", "minutes"], rows)
+
+
+def benchmarks() -> str:
+    """The newest record of each benchmark of the sweeps."""
+    frame, rows = results(), []
+    for study, say in {
+        "sweep-overhead": lambda r: (
+            f"{r['metrics.ratio']:.3f} of papermill's time a cell ({r['parameters.cells']:.0f} cells, one worker; "
+            f"papermill {r['metrics.papermill_cell_median']:.2f} s a cell)"
+        ),
+        "sweep-kills": lambda r: (
+            f"{r['metrics.rounds']:.0f} kills, {r['metrics.exactly_one_record_a_cell']:.0f} times exactly one valid "
+            f"record a cell after resuming"
+        ),
+    }.items():
+        newest = frame[frame["study"] == study]
+        for _, r in newest.tail(1).iterrows():
+            rows.append([f"`tnlib bench {study}`", say(r), f"`data/results/{r['record']}.json`"])
+    return table(["benchmark", "result", "record"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "networks": networks,
+    "published": published,
+    "formats": formats,
+    "sweeps": sweeps,
+    "benchmarks": benchmarks,
+}
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

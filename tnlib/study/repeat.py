@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -74,7 +75,9 @@ def repeat(
                 raise ValueError(f"the record names {old['run']['notebook']}, which is not here; give its path, too")
             if digest(book) != old["run"]["digest"]:
                 say(f"{book.name} is not the same code as then; `git checkout {old['commit'].split('+')[0]}` has it")
-            run = run_notebook(book, old["run"]["parameters"], out=folder, results=Path(name), progress=True)
+            run = run_notebook(
+                book, old["run"]["parameters"], out=folder, results=Path(name), progress=sys.stderr.isatty()
+            )
             if not run.ok:
                 raise RuntimeError(f"the repetition failed: {run.error} ({run.output})")
         elif old["source"].startswith("tnlib "):
