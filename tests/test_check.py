@@ -1,6 +1,7 @@
 """Every check accepts the solution, tells a stub "not attempted yet", and rejects each known mistake by its symptom."""
 
 import pytest
+import torch
 
 from tnlib.check import EXERCISES
 
@@ -36,8 +37,12 @@ def test_whatever_the_learner_hands_over_is_answered_in_words(name):
     assert "raised ZeroDivisionError" in repr(check(broken))
     assert "is a `return` missing?" in repr(check(lambda **_: None))
     assert "returned str" in repr(check(lambda **_: "many"))
-    assert "nan or infinity" in repr(check(lambda **_: float("nan")))
-    assert "expected (" in repr(check(lambda **_: [1, 2, 3]))
+    shape = torch.as_tensor(check.reference(**check.cases[0])).shape
+    if check.reading is None:
+        assert "nan or infinity" in repr(check(lambda **_: torch.full(shape, float("nan"))))
+        assert f"expected {tuple(shape)}" in repr(check(lambda **_: torch.ones(2, 1, 3, 1)))
+    for answer in (float("nan"), [1, 2, 3], torch.ones(2, 1, 3, 1), {"a": 1}, object()):
+        assert not check(lambda answer=answer, **_: answer)
     assert "give the function itself" in repr(check(7))
     assert "raised TypeError" in repr(check(lambda: 1))
 

@@ -112,5 +112,12 @@ class Exercise:
 
 def _show(case: Mapping[str, Any]) -> str:
     """A case as arguments, tensors by their shape."""
-    parts = (f"{k}={f'<tensor {tuple(v.shape)}>' if isinstance(v, Tensor) else repr(v)}" for k, v in case.items())
-    return f"({', '.join(parts)})"
+
+    def text(value: Any) -> str:
+        if isinstance(value, Tensor):
+            return f"<tensor {tuple(value.shape)}>"
+        if isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value):
+            return f"[{', '.join(map(text, value))}]"
+        return repr(value)
+
+    return f"({', '.join(f'{name}={text(value)}' for name, value in case.items())})"

@@ -46,8 +46,8 @@ def command(sweep: Path, store: Path, *options: str) -> list[str]:
 def sweep_overhead(size: int | None = None, folder: Path | None = None) -> Path:
     """Time of a 200-cell sweep with one worker, beside papermill called 200 times in one process.
 
-    Half of papermill's calls run before the sweep and half after it, so that a drift of the machine hits both. The sweep
-    is the whole command: interpreter, validation, scheduler, worker, store.
+    Half of papermill's calls run before the sweep and half after it, so that a drift of the machine hits both. The
+    sweep is the whole command: interpreter, validation, scheduler, worker, store.
     """
     import papermill
 

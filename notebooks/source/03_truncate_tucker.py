@@ -1,0 +1,1067 @@
+# %% [markdown]
+# # Truncate a tensor: Tucker, HOSVD and HOOI
+#
+# **What you'll do.** Find out how small a box holds a tensor, mode by mode. Write the three algorithms that shrink it
+# (HOSVD, ST-HOSVD, HOOI), bound their errors, count their work, and use them on images, on a trained convolution and on
+# a CPD.
+#
+# **What you'll learn.** Multilinear rank; why truncation is within a factor $\sqrt Q$ of the best; how to choose ranks
+# from a tolerance with a guarantee; which parts of a Tucker decomposition mean something and which are arbitrary; when
+# it saves memory and when it does not.
+#
+# **What you need first.** The singular value decomposition, mode products and unfoldings (lesson 01), the CPD
+# (lesson 02).
+#
+# **Time.** 75 minutes with the exercises, half a minute to execute. **Difficulty.** Medium.
+
+# %% tags=["parameters"]
+profile: str = "quick"  # "quick": 60 random tensors, three layers; "full": 600 tensors, all layers of ResNet-20
+seed: int = 0  # decides random tensors and which images are stacked
+num_images: int = 60  # images in the stack, at least 8; a multiple of 10 takes all classes equally
+tolerance: float = 0.2  # relative error that truncation may make where one value is needed, in (0, 1)
+layer: str = "layer3.2.conv2"  # the 3x3 convolution of ResNet-20 to look at, any but the first
+
+# %%
+import base64
+import io
+import itertools
+import math
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+from IPython.display import HTML
+from PIL import Image
+from tensorly import unfold
+from tensorly.tenalg import kronecker, mode_dot, multi_mode_dot
+from torch.overrides import TorchFunctionMode
+
+from tnlib import check, data, decompose, measure, models, plots
+
+plots.use_style()
+trials = {"quick": 60, "full": 600}[profile]
+generator = torch.Generator().manual_seed(seed)
+
+
+# %% [markdown]
+# Modes are numbered from 0, in code and in text alike. $\mathcal X$ has order $Q$ and sizes $I_0, \dots, I_{Q-1}$. The
+# unfolding $\mathbf X_{(q)}$ has a row for each index of mode $q$; its columns are ordered as TensorLy orders them, the
+# last mode fastest (row-major). $\mathcal X \times_q \mathbf M$ multiplies each mode-$q$ fibre by $\mathbf M$.
+
+
+# %%
+def randn(*shape):
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def relative_error(X, approximation):
+    return (X - approximation).norm() / X.norm()
+
+
+# %% [markdown]
+# ## The question: how small a box holds a tensor?
+#
+# Take some CIFAR-10 images and stack them. The result has order four. Subtract one number, the mean of all entries:
+# otherwise the first singular vector only says that pixels are positive.
+
+# %%
+images = data.load("cifar10", "test").sample(num_images, seed).images
+stack = images.permute(2, 3, 1, 0).double() / 255
+mean = stack.mean()
+stack = stack - mean
+print("height x width x colour x image:", tuple(stack.shape), f"= {stack.numel():,} numbers")
+
+# %% [markdown]
+# **Predict, then reveal.** You may replace one mode by fewer directions: fewer heights, widths, colours or images. Which
+# mode gives most for least? Write down an order of the four.
+#
+# For one mode alone this is a matrix question. By Eckart and Young, keeping $T_q$ directions of mode $q$ costs at least
+# the tail of the singular values of $\mathbf X_{(q)}$. Its square is the *discarded energy* of the mode:
+
+
+# %%
+def tail(X, q, kept):
+    return torch.linalg.svdvals(unfold(X, q))[kept:].square().sum()
+
+
+noise = randn(*stack.shape)
+curves = {name: [float((tail(stack, q, t) / stack.norm() ** 2).sqrt()) for t in range(stack.shape[q] + 1)]
+          for q, name in enumerate(["height", "width", "colour", "image"])}  # fmt: skip
+curves["height, noise"] = [float((tail(noise, 0, t) / noise.norm() ** 2).sqrt()) for t in range(len(noise) + 1)]
+
+# %%
+fig, ax = plt.subplots()
+places = {
+    "height": (0.23, 0.31),
+    "width": (0.02, 0.38),
+    "colour": (0.16, 0.68),
+    "image": (0.5, 0.31),
+    "height, noise": (0.5, 0.73),
+}
+for name, curve in curves.items():
+    (line,) = ax.plot(torch.linspace(0, 1, len(curve)), curve, ".-", color="0.5" if "noise" in name else None)
+    ax.annotate(name, places[name], color=line.get_color())
+ax.set(xlabel="fraction of the mode's directions kept", ylabel="relative error, at least", ylim=(0, 1.02))
+ax.set_title("Images repeat in height, width and colour, less from one to another")
+plt.show()
+
+# %% [markdown]
+# Neighbouring rows look alike, and so do colours. Different images share much less. So the four modes deserve four
+# different ranks, and that is the first way in which tensors differ from matrices.
+#
+# ## Multilinear rank
+#
+# The rank of mode $q$ is $T_q = \operatorname{rank} \mathbf X_{(q)}$, the number of independent mode-$q$ fibres. The tuple
+# $(T_0, \dots, T_{Q-1})$ is the **multilinear rank**.
+
+
+# %%
+def multilinear_rank(X):
+    return tuple(int(torch.linalg.matrix_rank(unfold(X, q))) for q in range(X.ndim))
+
+
+X = multi_mode_dot(randn(2, 3, 4), [randn(7, 2), randn(9, 3), randn(5, 4)])
+print("a", tuple(X.shape), "tensor of multilinear rank", multilinear_rank(X))
+
+# %% [markdown]
+# A matrix has one rank: row rank equals column rank. Its two unfoldings are the matrix and its transpose. For $Q > 2$
+# nothing ties the modes that tightly.
+
+# %%
+for rank in (1, 3, 6):
+    A = randn(8, rank) @ randn(rank, 11)
+    assert multilinear_rank(A) == (rank, rank)
+assert multilinear_rank(X) == (2, 3, 4)
+print("a matrix: both ranks agree; the tensor above: three different ones")
+
+# %% [markdown]
+# They are not free, either. **Predict:** can a tensor have multilinear rank $(2, 3, 7)$? Try to build one, from a random
+# $2 \times 3 \times 7$ core.
+
+# %%
+print(multilinear_rank(multi_mode_dot(randn(2, 3, 7), [randn(7, 2), randn(8, 3), randn(9, 7)])))
+
+# %% [markdown]
+# One rank is too large. In general
+#
+# $$T_q \le \prod_{p \ne q} T_p ,$$
+#
+# because all of $\mathcal X$ is made from $\prod_{p \neq q} T_p$ combinations of the other modes' directions: that many
+# fibres of mode $q$ span all of them. For $Q = 2$ the bound says $T_0 \le T_1 \le T_0$, and row rank equals column rank
+# again.
+
+# %%
+for _ in range(trials):
+    wanted = torch.randint(1, 7, (3,), generator=generator).tolist()
+    ranks = multilinear_rank(multi_mode_dot(randn(*wanted), [randn(7, t) for t in wanted]))
+    assert all(t * t <= math.prod(ranks) for t in ranks)
+print(f"T_q <= product of the others, for {trials} random multilinear ranks")
+
+# %% [markdown]
+# Two more facts, both used below. Invertible matrices on the modes change nothing, since they act on the rows and on the
+# columns of each unfolding by invertible maps. And a sum of $R$ rank-one terms has $T_q \le R$ in each mode: the fibres
+# are combinations of the $R$ columns of one factor.
+
+# %%
+assert multilinear_rank(multi_mode_dot(X, [randn(n, n) for n in X.shape])) == multilinear_rank(X)
+for R in (1, 3, 6):
+    terms = torch.einsum("ir,jr,kr->ijk", randn(5, R), randn(4, R), randn(7, R))
+    assert max(multilinear_rank(terms)) <= R
+print("invariant under invertible mode products; at most R for R rank-one terms")
+
+# %% [markdown]
+# ## The Tucker decomposition
+#
+# A tensor of multilinear rank $(T_0, \dots, T_{Q-1})$ is a small tensor in other coordinates (Tucker 1966):
+#
+# $$\mathcal X = \mathcal G \times_0 \mathbf U_0 \times_1 \mathbf U_1 \cdots \times_{Q-1} \mathbf U_{Q-1}, \qquad
+# \mathcal G \in \mathbb R^{T_0 \times \dots \times T_{Q-1}}, \quad \mathbf U_q \in \mathbb R^{I_q \times T_q} .$$
+#
+# $\mathcal G$ is the **core**. As a network, it is a star:
+
+# %%
+ax = plots.einsum_graph("abc,ia,jb,kc->ijk", names=("G", "$U_0$", "$U_1$", "$U_2$"))
+ax.set_title("Tucker: a core in the middle, a matrix a mode")
+plt.show()
+
+# %% [markdown]
+# Entry by entry it is an einsum, and unfolded it is a product of matrices:
+# $\mathbf X_{(q)} = \mathbf U_q \, \mathbf G_{(q)} \, \big(\bigotimes_{p \ne q} \mathbf U_p\big)^{\mathsf T}$, the Kronecker factors
+# in ascending order of $p$. (Kolda and Bader unfold column-major; there they stand in descending order.)
+
+# %%
+core, factors = randn(2, 3, 4), [randn(5, 2), randn(7, 3), randn(9, 4)]
+X = torch.einsum("abc,ia,jb,kc->ijk", core, *factors)
+assert torch.allclose(X, multi_mode_dot(core, factors))
+for q in range(3):
+    others = kronecker([factors[p] for p in range(3) if p != q])
+    assert torch.allclose(unfold(X, q), factors[q] @ unfold(core, q) @ others.T)
+print("einsum = mode products = unfolded, for all three modes")
+
+# %% [markdown]
+# From here on the factors have orthonormal columns, $\mathbf U_q^{\mathsf T} \mathbf U_q = \mathbf I$. Then the core is as
+# long as the tensor, and it is found by multiplying with transposes.
+
+# %%
+factors = [torch.linalg.qr(U).Q for U in factors]
+X = multi_mode_dot(core, factors)
+assert torch.isclose(X.norm(), core.norm())
+assert torch.allclose(multi_mode_dot(X, factors, transpose=True), core)
+print("same norm; core = X times the transposed factors")
+
+# %% [markdown]
+# ## HOSVD
+#
+# Which factors? The **higher-order SVD** (De Lathauwer, De Moor and Vandewalle 2000a) takes, for each mode, the left
+# singular vectors of the unfolding. With all of them it is exact. With the first $T_q$ of them it is the *truncated*
+# HOSVD.
+
+
+# %%
+def svd_basis(X, q, rank):
+    return torch.linalg.svd(unfold(X, q), full_matrices=False).U[:, :rank]
+
+
+def hosvd(X, ranks=None, basis=svd_basis):
+    factors = [basis(X, q, rank) for q, rank in enumerate(ranks or X.shape)]
+    return multi_mode_dot(X, factors, transpose=True), factors
+
+
+# %%
+assert torch.allclose(multi_mode_dot(*hosvd(X, multilinear_rank(X))), X)
+Y = randn(5, 7, 6)
+assert torch.allclose(multi_mode_dot(*hosvd(Y)), Y)
+print("exact at the multilinear rank, also when that is full")
+
+# %% [markdown]
+# This proves that a Tucker decomposition with these ranks always exists: $\mathbf U_q \mathbf U_q^{\mathsf T}$ leaves every
+# mode-$q$ fibre as it is.
+#
+# The matrix SVD has a diagonal core. HOSVD cannot have one (exercise 2 counts why). What it keeps is weaker. Multiply
+# the core's unfolding by its transpose: the orthogonal factors of the other modes cancel, and
+# $\mathbf G_{(q)} \mathbf G_{(q)}^{\mathsf T} = \mathbf U_q^{\mathsf T} \mathbf X_{(q)} \mathbf X_{(q)}^{\mathsf T} \mathbf U_q = \boldsymbol\Sigma_q^2$.
+# So the core's slices along any mode are orthogonal to each other (**all-orthogonality**), and their norms are the
+# mode's singular values, in descending order (**ordering**).
+
+# %%
+core, _ = hosvd(stack)
+for q in range(stack.ndim):
+    gram = unfold(core, q) @ unfold(core, q).T
+    sigma = torch.linalg.svdvals(unfold(stack, q))
+    assert torch.allclose(gram, sigma.square().diag(), atol=1e-9 * float(sigma[0]) ** 2)
+    assert bool((gram.diag().diff() <= 1e-9 * gram[0, 0]).all())
+print("slices of the core: orthogonal, norms = singular values, in order; all four modes")
+
+# %% [markdown]
+# Not diagonal, then, but is it sparse? The energy $\|\mathcal G\|^2 = \|\mathcal X\|^2$ is the same whatever the basis. It
+# can be spread or concentrated. **Predict:** how many of the core's largest entries hold 95 % of it: 50 %, 20 %, 5 %?
+# Compared with the pixels themselves, and with the same core after a random rotation of each mode?
+
+
+# %%
+def concentration(X):
+    energy = X.flatten().square().sort(descending=True).values.cumsum(0)
+    return 1 - energy / energy[-1]
+
+
+rotated = multi_mode_dot(core, [torch.linalg.qr(randn(n, n)).Q for n in core.shape])
+assert torch.isclose(core.norm(), rotated.norm())
+spread = {"pixels": concentration(stack), "core": concentration(core), "core, rotated": concentration(rotated)}
+for name, rest in spread.items():
+    print(f"{name:<14} {int((rest > 0.05).sum()) / len(rest):.0%} of the entries hold 95 % of the energy")
+
+# %%
+fig, ax = plt.subplots()
+for name, rest in spread.items():
+    seen = slice(0, int((rest > 3e-3).sum()), 200)
+    ax.semilogy((torch.arange(len(rest))[seen] + 1) / len(rest), rest[seen], label=name)
+ax.set(xlabel="fraction of the entries kept, largest first", ylabel="energy lost, fraction", xlim=(0, 0.9))
+ax.set_title("HOSVD gathers the energy in few entries of the core")
+plots.label_lines(ax)
+plt.show()
+
+# %% [markdown]
+# So there are two ways to compress with a HOSVD. Keep the largest entries wherever they stand, and store their places:
+# that is what image codecs do, in a fixed basis. Or keep a box at the core's corner: that is truncation, it needs no
+# list of places, and it turns a convolution into smaller convolutions. This lesson cuts boxes.
+#
+# ## How good is truncation?
+#
+# Let $\pi_q$ project mode $q$ onto the $T_q$ leading singular vectors. Truncated HOSVD is
+# $\hat{\mathcal X} = \pi_0 \pi_1 \cdots \pi_{Q-1} \mathcal X$. Insert one projection after another:
+#
+# $$\mathcal X - \hat{\mathcal X} = \sum_q \; \pi_0 \cdots \pi_{q-1} \, (1 - \pi_q) \, \mathcal X .$$
+#
+# Any two terms are orthogonal, because the later one has been projected by a $\pi_q$ and the earlier one by $1 - \pi_q$.
+# So squares add. Projections do not lengthen, so each term is at most as long as $(1 - \pi_q) \mathcal X$, whose squared
+# length is the mode's discarded energy:
+#
+# $$\|\mathcal X - \hat{\mathcal X}\|^2 \;\le\; \sum_q \; \sum_{t \ge T_q} \big(\sigma^{(q)}_t\big)^2 .$$
+#
+# (Singular values, too, are numbered from 0.) From below: *any* tensor of multilinear rank at most $(T_0, \dots, T_{Q-1})$
+# has a mode-$q$ unfolding of rank at most $T_q$. Eckart and Young hold for each mode, so even the best one errs by at
+# least
+#
+# $$\|\mathcal X - \mathcal X_{\text{best}}\|^2 \;\ge\; \max_q \; \sum_{t \ge T_q} \big(\sigma^{(q)}_t\big)^2 .$$
+#
+# A sum of $Q$ numbers is at most $Q$ times the largest. Therefore
+# $\|\mathcal X - \hat{\mathcal X}\| \le \sqrt Q \, \|\mathcal X - \mathcal X_{\text{best}}\|$: truncated HOSVD is **quasi-optimal**. The first
+# two inequalities say more than the last one, since you can evaluate them. We test all of it on tensors of orders 3
+# to 5, from pure noise to fast decay:
+
+
+# %%
+def draw():
+    shape = torch.randint(3, 8, (int(torch.randint(3, 6, (), generator=generator)),), generator=generator).tolist()
+    X, decay = randn(*shape), float(torch.rand((), generator=generator))
+    for q, n in enumerate(shape):
+        X = mode_dot(X, torch.exp(-decay * torch.arange(n, dtype=torch.float64)).diag(), q)
+    ranks = [int(torch.randint(1, n, (), generator=generator)) for n in shape]
+    return X, [min(t, math.prod(ranks) // t) for t in ranks]
+
+
+draws = [draw() for _ in range(trials)]
+
+# %%
+ratios = []
+for X, ranks in draws:
+    tails = torch.stack([tail(X, q, rank) for q, rank in enumerate(ranks)])
+    error, lower = (X - multi_mode_dot(*hosvd(X, ranks))).norm(), tails.max().sqrt()
+    assert lower <= error * (1 + 1e-9)
+    assert error <= tails.sum().sqrt() * (1 + 1e-9)
+    assert tails.sum().sqrt() <= math.sqrt(X.ndim) * lower * (1 + 1e-9)
+    ratios.append((X.ndim, float(error / lower)))
+print(f"max of tails <= error^2 <= sum of tails <= Q max of tails, for {trials} tensors")
+
+# %%
+fig, ax = plt.subplots(figsize=(7.2, 3.2))
+for order in (3, 4, 5):
+    values = [ratio for q, ratio in ratios if q == order]
+    height = torch.linspace(-0.22, 0.22, len(values))
+    ax.plot(values, order + height, "o", color="#0072B2", alpha=0.6, markeredgewidth=0)
+    ax.plot([math.sqrt(order)] * 2, [order - 0.35, order + 0.35], color="#D55E00")
+    ax.annotate(
+        rf"$\sqrt{{{order}}}$", (math.sqrt(order), order + 0.3), (4, -2), textcoords="offset points", color="#D55E00"
+    )
+ax.set(xlabel="error of truncated HOSVD / lower bound for the best one", ylabel="order $Q$", yticks=(3, 4, 5))
+ax.set(xlim=(0.97, 2.35), ylim=(2.5, 5.5), title=r"No tensor exceeds $\sqrt{Q}$, and most stay far below")
+plt.show()
+
+# %% [markdown]
+# Each point is a tensor. Where it stands left of the red mark, the true ratio to the *best* approximation is smaller
+# still: the lower bound need not be attained.
+#
+# Can the sum of the tails be reached? Yes: when the discarded parts of the modes do not overlap. Put a small entry
+# $\varepsilon$ outside of the box in each mode, orthogonal to everything inside:
+
+# %%
+X, epsilon = torch.zeros(3, 3, 3, dtype=torch.float64), 0.1
+X[0, 0, 0] = X[1, 1, 1] = 1
+X[2, 0, 1] = X[0, 2, 1] = X[0, 1, 2] = epsilon
+error = (X - multi_mode_dot(*hosvd(X, (2, 2, 2)))).norm()
+assert torch.allclose(torch.stack([tail(X, q, 2) for q in range(3)]).sqrt(), torch.tensor(epsilon).double())
+assert torch.isclose(error, torch.tensor(math.sqrt(3) * epsilon).double())
+print("three tails of length epsilon, and an error of sqrt(3) epsilon: the upper bounds are sharp")
+
+# %% [markdown]
+# ## ST-HOSVD: shrink as you go
+#
+# HOSVD takes every SVD of the full tensor. **Sequentially truncated** HOSVD (Vannieuwenhoven, Vandebril and Meerbergen
+# 2012) truncates one mode, and computes the next basis from what is left:
+
+
+# %%
+def st_hosvd(X, ranks, basis=svd_basis):
+    factors = []
+    for q, rank in enumerate(ranks):
+        factors.append(basis(X, q, rank))
+        X = mode_dot(X, factors[q].T, q)
+    return X, factors
+
+
+# %% [markdown]
+# The telescope above now has *equality*: term $q$ is exactly what step $q$ discards from the current tensor. And a
+# projection of other modes cannot raise a singular value, so each step discards at most what HOSVD's bound allows it.
+# The same $\sqrt Q$ follows.
+
+# %%
+for X, ranks in draws:
+    core, factors = st_hosvd(X, ranks)
+    current, steps = X, []
+    for q, rank in enumerate(ranks):
+        steps.append(tail(current, q, rank))
+        assert steps[q] <= tail(X, q, rank) + 1e-9 * X.norm() ** 2
+        current = mode_dot(current, factors[q].T, q)
+    error = (X - multi_mode_dot(core, factors)).norm()
+    assert torch.isclose(error**2, sum(steps))
+print(f"error^2 = sum of the steps, each at most HOSVD's tail, for {trials} tensors")
+
+# %% [markdown]
+# Now the cost. For a wide matrix, the usual way to its left singular vectors is the eigenvectors of the small Gram
+# matrix $\mathbf X_{(q)} \mathbf X_{(q)}^{\mathsf T}$: $I_q$ MACs (multiplications with an addition) for each entry of the
+# tensor. The product with the transposed factor takes $T_q$ MACs for each entry. Eigenvectors of $I_q \times I_q$
+# matrices are needed by both algorithms alike and are left out.
+
+
+# %%
+def gram_basis(X, q, rank):
+    matrix = unfold(X, q)
+    return torch.linalg.eigh(matrix @ matrix.T).eigenvectors[:, -rank:].flip(1)
+
+
+def macs(shape, ranks, sequential):
+    sizes, total = list(shape), 0
+    for q, rank in enumerate(ranks):
+        gram_entries = math.prod(sizes if sequential else shape)
+        total += shape[q] * gram_entries + rank * math.prod(sizes)
+        sizes[q] = rank
+    return total
+
+
+# %% [markdown]
+# A count is a claim. So look over PyTorch's shoulder and count the matrix products that it really computes: an
+# $m \times k$ by $k \times n$ product takes $m k n$ MACs.
+
+
+# %%
+class CountMacs(TorchFunctionMode):
+    total = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function.__name__ in ("matmul", "__matmul__"):
+            self.total += args[0].numel() * args[1].shape[-1]
+        return function(*args, **(kwargs or {}))
+
+
+# %%
+box = (8, 8, 2, 20 if num_images >= 20 else 8)
+for method, sequential in ((hosvd, False), (st_hosvd, True)):
+    with CountMacs() as counter:
+        method(stack, box, basis=gram_basis)
+    assert counter.total == macs(stack.shape, box, sequential)
+    print(f"{method.__name__:<9} {counter.total:>12,} MACs for the stack at ranks {box}, as the formula says")
+
+# %% [markdown]
+# Count, then time. Time also pays for reordering the entries into unfoldings and for the eigenvectors, so expect
+# another factor than that of the MACs.
+
+# %% tags=["nbval-ignore-output"]
+print(measure.compare({
+    "HOSVD": lambda: hosvd(stack, box, basis=gram_basis),
+    "ST-HOSVD": lambda: st_hosvd(stack, box, basis=gram_basis),
+}, rounds=10, seconds=1.0))  # fmt: skip
+
+# %% [markdown]
+# Which of the two errs less? Either may. The order of the modes changes result and cost of ST-HOSVD; exercise 4 looks
+# for the cheapest one. What both share: directions that are not there cost nothing to drop.
+
+# %%
+low = multi_mode_dot(randn(2, 3, 4), [randn(7, 2), randn(9, 3), randn(5, 4)])
+for method in (hosvd, st_hosvd):
+    assert relative_error(low, multi_mode_dot(*method(low, (2, 3, 4)))) < 1e-12
+print("both are exact at the multilinear rank")
+
+# %% [markdown]
+# The Gram matrix has a price. It squares the singular values, so those below about $10^{-8}$ of the largest drown in
+# the rounding errors of float64. This matrix has a singular value of $10^{-10}$:
+
+# %% tags=["nbval-ignore-output"]
+sigma = torch.tensor([1.0, 1e-3, 1e-6, 1e-10], dtype=torch.float64)
+ill = torch.linalg.qr(randn(4, 4)).Q @ sigma.diag() @ torch.linalg.qr(randn(6, 4)).Q.T
+squared = torch.linalg.eigvalsh(ill @ ill.T)[0].abs()
+print(f"smallest by SVD: {torch.linalg.svdvals(ill)[3]:.1e}, from the Gram matrix: {squared.sqrt():.1e}")
+
+# %% [markdown]
+# ## HOOI: iterate to a fixed point
+#
+# Both are one-shot. To find the *best* approximation, note first that for orthonormal factors the error follows from the
+# core alone, by Pythagoras:
+#
+# $$\|\mathcal X - \hat{\mathcal X}\|^2 = \|\mathcal X\|^2 - \|\mathcal G\|^2 .$$
+#
+# So make the core as long as possible. With all factors but $\mathbf U_q$ fixed, the longest core comes from the leading
+# left singular vectors of $\mathbf Y_{(q)}$, where $\mathcal Y$ is $\mathcal X$ compressed in the other modes. Do that mode
+# after mode, again and again: **higher-order orthogonal iteration** (Kroonenberg and De Leeuw 1980; De Lathauwer et al. 2000b).
+
+
+# %%
+def hooi(X, ranks, sweeps=10, factors=None):
+    factors = list(factors or hosvd(X, ranks)[1])
+    history = [(multi_mode_dot(X, factors, transpose=True), list(factors))]
+    for _ in range(sweeps):
+        for q, rank in enumerate(ranks):
+            Y = multi_mode_dot(X, factors, skip=q, transpose=True)
+            factors[q] = svd_basis(Y, q, rank)
+        history.append((mode_dot(Y, factors[-1].T, X.ndim - 1), list(factors)))
+    return history
+
+
+# %% [markdown]
+# Every update solves its subproblem exactly, so the error never rises. Both statements, at every sweep:
+
+# %%
+for X, ranks in draws[:30]:
+    errors, scale = [], float(X.norm() ** 2)
+    for core, factors in hooi(X, ranks, sweeps=4):
+        errors.append(float((X - multi_mode_dot(core, factors)).norm() ** 2))
+        assert math.isclose(errors[-1], scale - float(core.norm() ** 2), abs_tol=1e-10 * scale)
+    assert all(after <= before + 1e-10 * scale for before, after in itertools.pairwise(errors))
+    assert errors[-1] >= float(max(tail(X, q, rank) for q, rank in enumerate(ranks))) - 1e-10 * scale
+print("error^2 = |X|^2 - |core|^2; it never rises from sweep to sweep; it stays above the lower bound")
+
+# %% [markdown]
+# `decompose.tucker` does the same, with a stopping rule:
+
+# %%
+sweeps = hooi(stack, box, sweeps=20)
+ours = relative_error(stack, multi_mode_dot(*sweeps[-1]))
+theirs = relative_error(stack, decompose.tucker(stack, box).to_tensor())
+assert abs(ours - theirs) < 1e-4
+print(f"relative error on the stack: HOSVD {relative_error(stack, multi_mode_dot(*sweeps[0])):.3f}, HOOI {ours:.3f}")
+
+# %% [markdown]
+# **Predict, then reveal.** Monotone does not mean optimal: a fixed point may be a local minimum. Start HOOI from ten
+# random sets of factors, on noise and on the images. In which case do the starts agree?
+
+# %%
+panels = {"noise, ranks 2 2 2": (randn(9, 8, 7), (2, 2, 2)), "images, ranks 6 6 2 4": (stack, (6, 6, 2, 4))}
+fig, axes = plt.subplots(1, 2, figsize=(9, 3.6))
+for ax, (name, (X, ranks)) in zip(axes, panels.items(), strict=True):
+    starts = [[torch.linalg.qr(randn(n, t)).Q for n, t in zip(X.shape, ranks, strict=True)] for _ in range(10)]
+    for start in [*starts, None]:
+        cores = [core for core, _ in hooi(X, ranks, sweeps=20, factors=start)]
+        curve = [float((1 - (core.norm() / X.norm()) ** 2).sqrt()) for core in cores]
+        ax.plot(curve, color="0.6" if start else "#D55E00", linewidth=1 if start else 2.4)
+    ax.set(xlabel="sweep", xticks=range(0, 21, 5), title=name, ylim=(0.97 * min(curve), min(1, 1.12 * curve[0])))
+    ax.annotate("from HOSVD", (20, curve[-1]), (0, -14), textcoords="offset points", ha="right", color="#D55E00")
+axes[0].set_ylabel("relative error")
+fig.suptitle(
+    "From HOSVD, HOOI starts close to where it ends; random starts may end elsewhere", x=0, ha="left", fontweight="bold"
+)
+plt.show()
+
+# %% [markdown]
+# On noise the grey lines usually end at different errors, and the start from HOSVD is not always the lowest. Data whose singular
+# values fall are kinder: the starts tend to meet, and HOSVD is nearly there at once. That is why a few sweeps after HOSVD are
+# common, and many are rare. Computing the best approximation with a certificate is hard in general (Hillar and Lim 2013
+# prove it for rank one); the lower bound above is the certificate that you have.
+#
+# ## Ranks from a tolerance
+#
+# Usually you know the error that you accept, not the ranks. Turn the bound around. Let each mode discard at most
+# $\varepsilon^2 \|\mathcal X\|^2 / Q$ of energy. Then the sum of the tails is at most $\varepsilon^2 \|\mathcal X\|^2$, before
+# anything is truncated.
+
+
+# %%
+def ranks_for(X, rel_error):
+    allowed, ranks = (rel_error * X.norm()) ** 2 / X.ndim, []
+    for q in range(X.ndim):
+        energy = torch.linalg.svdvals(unfold(X, q)).square()
+        discarded = energy.flip(0).cumsum(0).flip(0)  # entry t: what is lost when t directions are kept
+        ranks.append(max(1, int((discarded > allowed).sum())))
+    return tuple(ranks)
+
+
+# %%
+for X, _ in draws:
+    for wanted in (0.05, 0.2, 0.5):
+        ranks = ranks_for(X, wanted)
+        assert relative_error(X, multi_mode_dot(*hosvd(X, ranks))) <= wanted
+        assert relative_error(X, multi_mode_dot(*st_hosvd(X, ranks))) <= wanted
+        assert tuple(decompose.tucker(X, rel_error=wanted, method="hosvd").core.shape) == ranks
+print(f"the tolerance is kept by HOSVD and by ST-HOSVD, {3 * trials} times; tnlib chooses the same ranks")
+
+# %% [markdown]
+# ### What it saves, honestly
+#
+# A Tucker decomposition stores $\prod_q T_q + \sum_q I_q T_q$ numbers. Its rival is a truncated SVD of one unfolding,
+# $R (I_q + \prod_{p \ne q} I_p)$ numbers, with the best choice of $q$. There are two fair comparisons: at the same
+# *guarantee*, and at the same *error*. They differ, because an SVD errs by almost exactly what you allow, and Tucker by less.
+
+
+# %%
+def svd_stored(X, rel_error):
+    kept = [decompose.svd(unfold(X, q), rel_error=float(rel_error)).S.numel() for q in range(X.ndim)]
+    return min(r * (n + X.numel() // n) for r, n in zip(kept, X.shape, strict=True)) / X.numel()
+
+
+def tucker_stored(X, core, modes):
+    return (core.numel() + sum(X.shape[q] * core.shape[q] for q in modes)) / X.numel()
+
+
+# %% [markdown]
+# The tensors: the images; a trained kernel, truncated in all four modes or in its two channel modes only (then the
+# tolerance is shared by two); noise of the kernel's shape.
+
+# %%
+net = models.load("resnet20-cifar10")
+kernel = net.get_submodule(layer).weight.detach().double()
+every = (0, 1, 2, 3)
+cases = {"images": (stack, every), "kernel": (kernel, every), "kernel, modes 0, 1": (kernel, (0, 1)),
+         "noise": (randn(*kernel.shape), every)}  # fmt: skip
+
+# %%
+rows = []
+for name, (X, modes) in cases.items():
+    for wanted in (0.1, 0.3, 0.5, 0.7):
+        part = decompose.tucker(X, rel_error=wanted, modes=modes, method="hosvd")
+        error = float(relative_error(X, part.to_tensor()))
+        row = {"ranks": tuple(part.core.shape), "error": error, "Tucker": tucker_stored(X, part.core, modes)}
+        row |= {"SVD, same tolerance": svd_stored(X, wanted), "SVD, same error": svd_stored(X, error)}
+        rows.append({"tensor": name, "tolerance": wanted} | row)
+table = pd.DataFrame(rows).set_index(["tensor", "tolerance"])
+table.round(2)
+
+# %% [markdown]
+# The last three columns are numbers stored, as a fraction of the tensor's own. Read them slowly.
+#
+# - The error is below the tolerance, often well below. The bound pays for each mode as if nothing were discarded twice,
+#   and gives a share to modes that cannot use it.
+# - Images: the looser the tolerance, the more Tucker wins. Every mode shrinks, and the fractions multiply. At a tight
+#   tolerance the SVD is its equal.
+# - The trained kernel is closer to noise than to images. Tucker beats the SVD only where the error is large, and the
+#   price of its guarantee eats most of that. Leaving the spatial modes alone helps.
+# - Values above 1 are not misprints: the factors come on top of a core that hardly shrank.
+#
+# A guarantee is worth its price when you need one. When you do not, evaluate the error and choose ranks by it; the
+# section on kernels does.
+#
+# Numbers are not bytes, either. The pixels were `uint8` before we made them floating point.
+
+# %%
+size = tucker_stored(stack, hosvd(stack, ranks_for(stack, tolerance))[0], every)
+print(f"images at tolerance {tolerance}: {size:.0%} of the numbers;")
+print(f"kept as float32 against uint8 pixels: {4 * size:.0%} of the bytes")
+
+# %% [markdown]
+# Now look. The slider chooses the tolerance, the tolerance chooses the four ranks, and `hosvd` does the rest. The figure
+# below it shows some of the same frames for readers whose viewer strips scripts. (If the slider does not move, run
+# the cell.)
+
+# %%
+levels = [0.7, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05]
+truncated, captions = [], []
+for level in levels:
+    ranks = ranks_for(stack, level)
+    core, factors = hosvd(stack, ranks)
+    approximation = multi_mode_dot(core, factors)
+    truncated.append((approximation + mean).clamp(0, 1))
+    error, size = relative_error(stack, approximation), tucker_stored(stack, core, every)
+    captions.append(f"tolerance {level}: ranks {ranks}, error {error:.2f}, {size:.1%} of the numbers")
+print("\n".join(captions))
+
+
+# %%
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray((255 * pixels).round().byte().numpy()).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def slider(frames, captions):
+    style = 'style="width: 100%; max-width: 768px; image-rendering: pixelated"'
+    swap = "this.parentNode.querySelectorAll('figure').forEach((f, i) => f.style.display = i == this.value ? 'block' : 'none')"
+    figures = "".join(
+        f'<figure style="margin: 0; display: {"none" if i else "block"}"><img {style} alt="{text}" src="data:image/png;base64,{frame}">'
+        f"<figcaption>{text}</figcaption></figure>"
+        for i, (frame, text) in enumerate(zip(frames, captions, strict=True))
+    )
+    knob = f'<input type="range" min="0" max="{len(frames) - 1}" value="0" style="width: 400px" oninput="{swap}">'
+    return HTML(f"<div>{figures}{knob}</div>")
+
+
+# %% tags=["nbval-ignore-output"]
+strips = [torch.cat([frame[..., i] for i in range(6)], dim=1) for frame in [*truncated, stack + mean]]
+slider([png(strip) for strip in strips], [*captions, "the original"])
+
+# %%
+shown = [0, 1, 3, 5, 7]
+fig, axes = plt.subplots(len(shown), 1, figsize=(7.2, 6.6))
+for ax, i in zip(axes, shown, strict=True):
+    ax.imshow(strips[i], interpolation="nearest")
+    ax.set_title([*captions, "the original"][i], fontsize=9, fontweight="normal")
+    ax.axis("off")
+fig.suptitle("A looser tolerance takes detail first, then colour", x=0, ha="left", fontweight="bold")
+plt.show()
+
+# %% [markdown]
+# Few heights and widths blur. One colour direction leaves a single tint. Fewer directions of mode 3 than images make each image
+# a mixture of others: that one shows as speckle and ghosts where a picture should be smooth.
+#
+# ## What is unique, and what is not
+#
+# Take any invertible $\mathbf M_q$, put it into the core and its inverse into the factor:
+#
+# $$\mathcal G \times_q \mathbf M_q \quad\text{and}\quad \mathbf U_q \mathbf M_q^{-1} \qquad\text{give the same } \mathcal X .$$
+
+# %%
+X = multi_mode_dot(randn(2, 3, 4), [randn(7, 2), randn(9, 3), randn(5, 4)])
+core, factors = hosvd(X, (2, 3, 4))
+M = [randn(t, t) for t in core.shape]
+other_core = multi_mode_dot(core, M)
+other_factors = [U @ torch.linalg.inv(m) for U, m in zip(factors, M, strict=True)]
+assert torch.allclose(multi_mode_dot(other_core, other_factors), X)
+assert relative_error(core, other_core) > 0.01
+print("other core, other factors, same tensor")
+
+# %% [markdown]
+# So a column of a Tucker factor means nothing by itself, and neither does a core entry. (Contrast the CPD, whose
+# columns are unique up to scale and order under mild conditions.) What *is* unique is the **subspace** that the columns span. Two
+# subspaces are compared by their principal angles; their cosines are the singular values of
+# $\mathbf Q_1^{\mathsf T} \mathbf Q_2$ for orthonormal bases $\mathbf Q_1$, $\mathbf Q_2$.
+
+
+# %%
+def cosines(A, B):
+    return torch.linalg.svdvals(torch.linalg.qr(A).Q.T @ torch.linalg.qr(B).Q)
+
+
+for U, other in zip(factors, other_factors, strict=True):
+    assert bool((cosines(U, other) > 1 - 1e-9).all())
+stranger = cosines(factors[1], randn(9, 3)).clamp(max=1).arccos().rad2deg()
+print("all angles between the two Tuckers' subspaces are 0; to a random subspace of mode 1, the largest is", end=" ")
+print(f"{stranger.max():.0f} degrees")
+
+# %% [markdown]
+# All-orthogonality and ordering pick one representative: if the singular values of each mode are distinct, HOSVD is
+# unique up to signs. Start from the scrambled version, and HOSVD brings back the same core.
+
+# %%
+again, _ = hosvd(multi_mode_dot(other_core, other_factors), (2, 3, 4))
+assert torch.allclose(again.abs(), core.abs(), atol=1e-8 * float(core.norm()))
+print("HOSVD of the scrambled decomposition: the same core, up to signs")
+
+# %% [markdown]
+# The freedom is also an opportunity. Between the factors of a layer there is no nonlinearity, so they may be rescaled or
+# rotated for numerical reasons, and the network computes the same function.
+#
+# ## Tucker-2 of a trained kernel
+#
+# A convolution kernel is $T \times S \times k_h \times k_w$. Its spatial modes have size 3: there is nothing to cut. So
+# we compress the two channel modes only, with ranks $R_T$ and $R_S$ (Kim et al. 2016). The core is a smaller convolution
+# kernel, the factors are $1 \times 1$ convolutions around it.
+
+# %%
+ax = plots.einsum_graph(
+    "ta,abhw,sb->tshw", names=("$U_T$", "G", "$U_S$"), sizes={"h": kernel.shape[2], "w": kernel.shape[3]}
+)
+ax.set_title("Tucker-2: the spatial modes stay in the core")
+plt.show()
+
+# %% [markdown]
+# The bases of HOSVD are nested: the box for smaller ranks is a corner of the box for larger ones. One HOSVD therefore
+# tells the error of *all* pairs $(R_T, R_S)$, by cumulative sums over the core.
+
+
+# %%
+def tucker2_errors(kernel):
+    bases = [svd_basis(kernel, q, None) for q in (0, 1)]
+    core = multi_mode_dot(kernel, bases, modes=[0, 1], transpose=True)
+    kept = core.square().sum((2, 3)).cumsum(0).cumsum(1)
+    return (1 - kept / kernel.norm() ** 2).clamp(min=0).sqrt()  # entry (a, b): ranks a + 1 and b + 1
+
+
+# %%
+errors = tucker2_errors(kernel)
+for ranks in ((3, 7), (8, 8), (11, 5)):
+    truncation = decompose.tucker(kernel, ranks, modes=(0, 1), method="hosvd").to_tensor()
+    assert torch.isclose(relative_error(kernel, truncation), errors[ranks[0] - 1, ranks[1] - 1])
+print(f"one HOSVD, {errors.numel():,} pairs of ranks; three of them compared with a real truncation")
+
+# %% [markdown]
+# The rival is again a matrix: the SVD of $T \times S k_h k_w$, or of $S \times T k_h k_w$. Both are hidden in the table.
+# With $R_S = S$ the second factor is an orthogonal matrix that changes nothing, and what remains is the SVD of the first
+# unfolding:
+
+# %%
+for q in (0, 1):
+    sigma = torch.linalg.svdvals(unfold(kernel, q)).square()
+    border = errors[:, -1] if q == 0 else errors[-1]
+    assert torch.allclose(border.square(), (1 - sigma.cumsum(0) / sigma.sum()), atol=1e-10)
+print("the table's last column and last row are the errors of the two SVDs")
+
+# %% [markdown]
+# So if you leave out a factor that is square, the best pair can never lose against an SVD of equal size. If you keep it,
+# as the format `tucker2` of `00 start here` does, you pay up to $S^2$ for nothing. **Predict:** where does that matter,
+# at small sizes or at large ones? For each size, the pair with the smallest error:
+
+
+# %%
+def frontier(shape, errors):
+    T, S, kh, kw = shape
+    a, b = torch.arange(1, errors.shape[0] + 1)[:, None], torch.arange(1, errors.shape[1] + 1)
+    size = (T * a + a * b * kh * kw + S * b).flatten()
+    order = size.argsort(stable=True)
+    return size[order] / (T * S * kh * kw), errors.flatten()[order].cummin(0).values
+
+
+def svd_frontier(kernel):
+    errors = tucker2_errors(kernel)[:, -1]
+    numbers = torch.arange(1, len(errors) + 1) * (kernel.shape[0] + kernel[0].numel())
+    return numbers / kernel.numel(), errors
+
+
+# %%
+fig, ax = plt.subplots()
+lines = {"tucker2": frontier(kernel.shape, errors), "svd": svd_frontier(kernel)}
+for name, (size, error) in lines.items():
+    ax.plot(size, error, color=plots.FORMAT_STYLE[name]["color"], label=name)
+for rank in (kernel.shape[1] // 8, kernel.shape[1] // 4, kernel.shape[1] // 2):
+    part = decompose.tucker(kernel, rank, modes=(0, 1))
+    chain = part.core.numel() + rank * (kernel.shape[0] + kernel.shape[1])
+    ax.plot(chain / kernel.numel(), relative_error(kernel, part.to_tensor()), "D", color="#009E73")
+ax.annotate("svd", (0.33, 0.5), color="#0072B2")
+ax.annotate("tucker2, best pair\n(diamonds: equal ranks, HOOI)", (0.02, 0.16), color="#009E73")
+ax.set(xlabel="numbers stored / original", ylabel="relative error of the kernel", xlim=(0, 1.1), ylim=(0, 1))
+ax.set_title(f"{layer}: two compressed modes pay when you store little")
+plt.show()
+
+# %%
+convolutions = [n for n, m in net.named_modules() if isinstance(m, torch.nn.Conv2d) and m.in_channels > 3]
+names = ["layer1.1.conv2", "layer2.1.conv1", layer] if profile == "quick" else convolutions
+rows = []
+for name in dict.fromkeys(names):
+    weight = net.get_submodule(name).weight.detach().double()
+    curves = {"tucker2": frontier(weight.shape, tucker2_errors(weight)), "svd": svd_frontier(weight)}
+    for budget in (0.1, 0.3, 0.6):
+        best = {f: float(error[size <= budget].min()) for f, (size, error) in curves.items()}
+        rows.append({"layer": name, "budget": budget, **best})
+pd.DataFrame(rows).pivot(index="layer", columns="budget").round(2)
+
+# %% [markdown]
+# Columns are budgets: numbers stored, as a fraction of the kernel's. Cutting two modes beats cutting one when the budget
+# is small. Towards the full size the advantage shrinks or turns. And none of the errors is small: the error of a weight
+# is not the loss of accuracy, as `00 start here` showed. What matters is measured behind the layer, on data.
+#
+# ## Compress first, then CPD
+#
+# Suppose that $\mathcal X$ has a CPD whose factors $\mathbf A_q$ have full column rank $R$. Then its mode-$q$ fibres span
+# what the columns of $\mathbf A_q$ span, so $\mathbf U_q \mathbf U_q^{\mathsf T} \mathbf A_q = \mathbf A_q$. Then the *core* has a CPD with factors
+# $\mathbf B_q = \mathbf U_q^{\mathsf T} \mathbf A_q$, and the CPD of $\mathcal X$ is $\mathbf U_q \mathbf B_q$. Alternating least
+# squares can run on $R \times R \times R$ numbers (Carroll, Pruzansky and Kruskal 1980; Bro and Andersson 1998).
+
+# %%
+R, shape = 3, (30, 40, 50)
+A = [randn(n, R) for n in shape]
+X = torch.einsum("ir,jr,kr->ijk", *A)
+core, factors = st_hosvd(X, (R, R, R))
+for U, a in zip(factors, A, strict=True):
+    assert torch.allclose(U @ (U.T @ a), a)
+print("from", tuple(X.shape), "to a core of", tuple(core.shape), "and the CPD's factors lie in the subspaces")
+
+# %%
+options = {"init": "svd", "max_iter": 2000, "tol": 1e-13}
+direct = decompose.cp(X, R, **options)
+small = decompose.cp(core, R, **options)
+expanded = [U @ b for U, b in zip(factors, small.factors, strict=True)]
+again = torch.einsum("r,ir,jr,kr->ijk", small.weights, *expanded)
+assert relative_error(X, again) < 1e-6
+assert relative_error(X, direct.to_tensor()) < 1e-6
+print("both rebuild the tensor")
+
+# %% [markdown]
+# Do they give the *same* terms? Compare every term of one with every term of the other: the product over the modes of
+# the columns' cosines. It is 1 for a pair that matches, up to signs.
+
+
+# %%
+def match(first, second):
+    cosine = [(a / a.norm(dim=0)).T @ (b / b.norm(dim=0)) for a, b in zip(first, second, strict=True)]
+    return torch.stack(cosine).prod(0).abs().max(1).values
+
+
+assert bool((match(expanded, direct.factors) > 1 - 1e-6).all())
+assert bool((match(expanded, A) > 1 - 1e-6).all())
+print("the core's CPD, expanded = the direct CPD = the terms that we put in")
+
+# %% [markdown]
+# The work of a plain sweep is $R$ MACs for each entry and each mode (the tensor times Khatri-Rao products). Compression
+# is paid once.
+
+# %%
+once = macs(shape, (R, R, R), sequential=True)
+sweep_full, sweep_core = 3 * R * math.prod(shape), 3 * R * R**3
+print(f"one sweep: {sweep_full:,} MACs on the tensor, {sweep_core:,} on the core; compression, once: {once:,}")
+print(f"compression has paid for itself after {math.ceil(once / (sweep_full - sweep_core))} sweeps")
+
+# %% [markdown]
+# A smaller problem is not an easier one. Both runs above start from singular vectors. From *random* starts, ALS may get
+# stuck, on the tensor and on the core alike. But on the core you can afford many starts. (The counts depend on the seed.)
+
+# %% tags=["nbval-ignore-output"]
+for name, T in {"tensor": X, "core": core}.items():
+    runs = [decompose.cp(T, R, max_iter=200, seed=seed + run) for run in range(5)]
+    reached = sum(float(relative_error(T, run.to_tensor())) < 1e-4 for run in runs)
+    print(f"{name:<6} {reached} of {len(runs)} random starts reach the CPD")
+
+# %% [markdown]
+# With noise, the core's CPD is no longer the best CPD of $\mathcal X$, only the best one *inside the subspaces*. Pythagoras
+# says what that means: for any $\hat{\mathcal G}$,
+# $\|\mathcal X - \hat{\mathcal X}\|^2 = \big(\|\mathcal X\|^2 - \|\mathcal G\|^2\big) + \|\mathcal G - \hat{\mathcal G}\|^2$. The first part
+# is lost by compression, the second is what ALS works on. A few sweeps on the full tensor, started from the expanded
+# factors, remove what is left.
+
+# %%
+noisy = X + 0.3 * randn(*shape)
+core, factors = hosvd(noisy, (R, R, R))
+fit = decompose.cp(core, R, init="svd").to_tensor()
+total = (noisy - multi_mode_dot(fit, factors)).norm() ** 2
+assert torch.isclose(total, noisy.norm() ** 2 - core.norm() ** 2 + (core - fit).norm() ** 2)
+print("error^2 = what compression loses + what the core's CPD loses")
+
+# %% [markdown]
+# ## Exercises
+#
+# Replace `...` by your answer and run the cell.
+#
+# ### 1. Warm-up: the multilinear rank of a random tensor (5 minutes)
+#
+# All entries of a tensor of the given shape are drawn at random. What is its multilinear rank? Give a tuple. (The
+# largest one that the shape allows; no tensor is needed.)
+
+
+# %%
+def generic_multilinear_rank(shape):
+    return ...
+
+
+check.generic_multilinear_rank(generic_multilinear_rank)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The unfolding of mode $q$ has $I_q$ rows. How many columns? A random matrix has the largest rank that its shape allows.
+# </details>
+# <details><summary>Solution</summary>
+#
+# In `notebooks/solutions/03_truncate_tucker.ipynb`, section 1.
+# </details>
+#
+# ### 2. Pencil and paper: how many free parameters? (15 minutes)
+#
+# A Tucker decomposition stores $\prod_q T_q + \sum_q I_q T_q$ numbers, but different ones give the same tensor. How many
+# parameters are *free*: what is the dimension of the set of tensors of multilinear rank exactly $(T_0, \dots, T_{Q-1})$?
+# Derive it on paper, for any order.
+
+
+# %%
+def tucker_free_parameters(shape, ranks):
+    return ...
+
+
+check.tucker_free_parameters(tucker_free_parameters)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Look at "What is unique, and what is not". How many numbers does one $\mathbf M_q$ have? Try $Q = 2$ first: an
+# $m \times n$ matrix of rank $R$ has $R (m + n - R)$ free parameters.
+# </details>
+# <details><summary>Solution</summary>
+#
+# In `notebooks/solutions/03_truncate_tucker.ipynb`, section 2. It checks the formula by the rank of a Jacobian.
+# </details>
+#
+# ### 3. Core: the best Tucker-2 ranks under a budget (15 minutes)
+#
+# Given a kernel and a number of parameters, return the pair $(R_T, R_S)$ whose truncated HOSVD of modes 0 and 1 has the
+# smallest error, among all pairs with $T R_T + R_T R_S k_h k_w + S R_S \le$ `budget`.
+
+
+# %%
+def tucker2_ranks(kernel, budget):
+    return ...
+
+
+check.tucker2_ranks(tucker2_ranks)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `tucker2_errors(kernel)` has the error of all pairs. Set those that cost too much to infinity. Ranks begin at 1.
+# </details>
+# <details><summary>Solution</summary>
+#
+# In `notebooks/solutions/03_truncate_tucker.ipynb`, section 3.
+# </details>
+#
+# ### 4. Core: the cheapest order for ST-HOSVD (15 minutes)
+#
+# ST-HOSVD may process the modes in any order. Give the smallest number of MACs over all orders, counted as above: in
+# each step $I_q + T_q$ MACs for each entry of the current tensor.
+
+
+# %%
+def cheapest_st_hosvd(shape, ranks):
+    return ...
+
+
+check.cheapest_st_hosvd(cheapest_st_hosvd)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `itertools.permutations(range(len(shape)))` has all orders. `macs` above is the count for one of them.
+# </details>
+# <details><summary>Solution</summary>
+#
+# In `notebooks/solutions/03_truncate_tucker.ipynb`, section 4. It also says which rules of thumb fail.
+# </details>
+#
+# ### 5. Stretch: a tolerance for ST-HOSVD (20 minutes)
+#
+# `ranks_for` gives each mode the same share of the tolerance, and what a mode does not use is lost. ST-HOSVD knows what
+# it has spent. Process the modes $0, 1, \dots$ in turn. Step $q$ may discard, of the *current* tensor,
+#
+# $$\frac{\varepsilon^2 \|\mathcal X\|^2 - \text{energy discarded so far}}{Q - q} .$$
+#
+# Keep the smallest rank that respects it, at least 1, truncate, go on. Return the ranks.
+
+
+# %%
+def st_hosvd_ranks(tensor, rel_error):
+    return ...
+
+
+check.st_hosvd_ranks(st_hosvd_ranks)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Merge `ranks_for` into `st_hosvd`. The energy discarded so far is $\|\mathcal X\|^2$ minus the squared norm of the
+# current tensor.
+# </details>
+# <details><summary>Solution</summary>
+#
+# In `notebooks/solutions/03_truncate_tucker.ipynb`, section 5.
+# </details>
+#
+# ## Summary
+#
+# - A tensor has a rank in each mode. They differ, within $T_q \le \prod_{p \ne q} T_p$.
+# - HOSVD: one SVD a mode. The core is all-orthogonal and ordered, its energy gathers at one corner.
+# - Truncation costs at most the sum of the discarded energies, and no method can do better than their maximum. So it is
+#   within $\sqrt Q$ of the best, and ranks follow from a tolerance with a guarantee.
+# - ST-HOSVD keeps the guarantee for fewer MACs. HOOI lowers the error, never raises it, and may stop at a local minimum.
+# - Subspaces are unique; factors and core are not.
+# - The core has $\prod_q T_q$ entries: Tucker is for low orders. The tensor train (lesson 04) removes this exponent.
+#
+# ## Further reading
+#
+# - L. R. Tucker, *Some mathematical notes on three-mode factor analysis*, Psychometrika 31, 1966.
+# - L. De Lathauwer, B. De Moor, J. Vandewalle, *A multilinear singular value decomposition*, SIAM J. Matrix Anal. Appl.
+#   21(4), 2000 (cited as 2000a), and *On the best rank-1 and rank-($R_1, R_2, \dots, R_N$) approximation of higher-order
+#   tensors*, same issue (2000b).
+# - P. M. Kroonenberg, J. de Leeuw, *Principal component analysis of three-mode data by means of alternating least
+#   squares algorithms*, Psychometrika 45, 1980.
+# - C. J. Hillar, L.-H. Lim, *Most tensor problems are NP-hard*, Journal of the ACM 60(6), 2013.
+# - N. Vannieuwenhoven, R. Vandebril, K. Meerbergen, *A new truncation strategy for the higher-order singular value
+#   decomposition*, SIAM J. Sci. Comput. 34(2), 2012.
+# - T. G. Kolda, B. W. Bader, *Tensor decompositions and applications*, SIAM Review 51(3), 2009, section 4.
+# - Y.-D. Kim et al., *Compression of deep convolutional neural networks for fast and low power mobile applications*,
+#   ICLR 2016: Tucker-2 of whole networks.
+# - J. D. Carroll, S. Pruzansky, J. B. Kruskal, *CANDELINC: a general approach to multidimensional analysis of many-way
+#   arrays with linear constraints on parameters*, Psychometrika 45, 1980.
+# - R. Bro, C. A. Andersson, *Improving the speed of multiway algorithms, part II: compression*, Chemometrics and
+#   Intelligent Laboratory Systems 42, 1998.
