@@ -16,7 +16,7 @@ notebooks: $(STAMP)
 
 # Notebooks that time or train are compared on their tagged cells only (lax), all others output by output (strict).
 LAX := notebooks/00_start_here.ipynb
-STRICT := $(filter-out $(LAX), $(sort $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb)))
+STRICT := $(filter-out $(LAX), $(sort $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb notebooks/experiments/*.ipynb)))
 NBVAL := --nbval-current-env --nbval-sanitize-with tests/nbval-sanitize.cfg --nbval-cell-timeout 600
 
 test: $(STAMP)
