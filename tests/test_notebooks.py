@@ -134,3 +134,18 @@ def test_rerun_with_other_parameters(name, parameters, tmp_path, monkeypatch):
 def test_every_notebook_is_rerun_with_two_parameter_sets():
     names = [name for name, _ in RERUNS]
     assert all(names.count(identifier.removesuffix(".ipynb")) >= 2 for identifier in ids)
+
+
+@pytest.mark.parametrize("path", sorted(paths.NOTEBOOKS.glob("0[1-7]_*.ipynb")), ids=lambda path: path.stem)
+def test_a_lesson_asserts_what_it_states(path):
+    asserts = [n for cell in code_cells(path) for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Assert)]
+    assert len(asserts) >= 12
+
+
+def test_every_lesson_is_listed_where_people_look():
+    readme, start = ((paths.ROOT / name).read_text() for name in ("README.md", "notebooks/source/00_start_here.py"))
+    for path in paths.NOTEBOOKS.glob("*.ipynb"):
+        assert f"(notebooks/{path.name})" in readme
+        assert path.stem[:2] in start
+    for path in (paths.NOTEBOOKS / "sweeps").glob("*.yaml"):
+        assert f"(notebooks/sweeps/{path.name})" in readme
