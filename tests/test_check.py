@@ -1,5 +1,7 @@
 """Every check accepts the solution, tells a stub "not attempted yet", and rejects each known mistake by its symptom."""
 
+import re
+
 import pytest
 import torch
 
@@ -36,9 +38,9 @@ def test_whatever_the_learner_hands_over_is_answered_in_words(name):
 
     assert "raised ZeroDivisionError" in repr(check(broken))
     assert "is a `return` missing?" in repr(check(lambda **_: None))
-    assert "returned str" in repr(check(lambda **_: "many"))
-    shape = torch.as_tensor(check.reference(**check.cases[0])).shape
+    assert re.search("returned (a )?str", repr(check(lambda **_: "many")))
     if check.reading is None:
+        shape = torch.as_tensor(check.reference(**check.cases[0])).shape
         assert "nan or infinity" in repr(check(lambda **_: torch.full(shape, float("nan"))))
         assert f"expected {tuple(shape)}" in repr(check(lambda **_: torch.ones(2, 1, 3, 1)))
     for answer in (float("nan"), [1, 2, 3], torch.ones(2, 1, 3, 1), {"a": 1}, object()):

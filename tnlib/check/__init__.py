@@ -3,12 +3,12 @@
 `check.tucker2_parameters(my_function)` in a cell shows the verdict; `tnlib check` lists all exercises.
 """
 
-from tnlib.check import run_a_study, start_here, tensor_algebra, tensor_train, tucker
+from tnlib.check import cpd, run_a_study, start_here, tensor_algebra, tensor_train, tucker
 from tnlib.check.exercise import Exercise, Mistake, Verdict
 
 __all__ = ["EXERCISES", "Exercise", "Mistake", "Verdict"]
 
-LESSONS = (start_here, tensor_algebra, tucker, tensor_train, run_a_study)
+LESSONS = (start_here, tensor_algebra, cpd, tucker, tensor_train, run_a_study)
 EXERCISES: dict[str, Exercise] = {exercise.name: exercise for lesson in LESSONS for exercise in lesson.EXERCISES}
 
 
