@@ -257,6 +257,24 @@ def test_a_cell_that_takes_too_long_fails_and_the_time_limit_leaves_the_rest(tmp
     assert "1 cells were left" in shown
 
 
+def test_a_kernel_that_dies_gets_a_second_chance_and_no_third(tmp_path, capsys):
+    path = trivial(tmp_path, cells=2)
+    book = nbformat.read(tmp_path / "trivial.ipynb", 4)
+    book.cells[1].source = (
+        f"import os, pathlib\nwith open('{tmp_path}/ran', 'a') as f: f.write(str(number))\n"
+        f"text = pathlib.Path('{tmp_path}/ran').read_text()\n"
+        "if number == 1 or text.count('0') < 2: os.kill(os.getpid(), 9)"
+    )
+    nbformat.write(book, tmp_path / "trivial.ipynb")
+    arguments = ["sweep", str(path), "--results", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
+    assert cli.main([*arguments, "--workers", "1"]) == 1
+    assert (tmp_path / "ran").read_text() == "0011"
+    shown = capsys.readouterr().out
+    assert shown.count("the kernel died") == 1
+    contents = [content for _, content in store.read_all(tmp_path / "store")]
+    assert [c["parameters"]["number"] for c in contents] == [0]
+
+
 def test_a_lock_is_held_by_one_and_leaves_nothing(tmp_path):
     with cell.claim(tmp_path, "k") as mine:
         assert mine

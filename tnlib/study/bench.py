@@ -44,7 +44,7 @@ def command(sweep: Path, store: Path, *options: str) -> list[str]:
 
 
 def sweep_overhead(size: int | None = None, folder: Path | None = None) -> Path:
-    """Time of a 200-cell sweep with one worker, beside papermill called 200 times in one process.
+    """Time a cell of a 200-cell sweep with one worker, beside papermill called 100 times in one process.
 
     Half of papermill's calls run before the sweep and half after it, so that a drift of the machine hits both. The
     sweep is the whole command: interpreter, validation, scheduler, worker, store.
@@ -77,14 +77,14 @@ def sweep_overhead(size: int | None = None, folder: Path | None = None) -> Path:
         bare.clear()
         blocks.clear()
         for number in range(rounds):
-            block(range(cells // 2))
+            block(range(cells // 4))
             begin = time.perf_counter()
             subprocess.run(
                 command(path, place / f"store{number}", "--workers", "1"), check=True, stdout=subprocess.DEVNULL
             )
             sweeps.append((time.perf_counter() - begin) / cells)
             assert len(list((place / f"store{number}").glob("*.json"))) == cells
-            block(range(cells // 2))
+            block(range(cells // 4))
     ratios = [s / ((blocks[2 * i] + blocks[2 * i + 1]) / 2) for i, s in enumerate(sweeps)]
     low, high = sorted(bare)[len(bare) // 10], sorted(bare)[-1 - len(bare) // 10]
     metrics = {
@@ -104,7 +104,7 @@ def sweep_kills(size: int | None = None, folder: Path | None = None) -> Path:
 
     Every second time its workers and kernels are killed with it, as by a power cut.
     """
-    rounds, cells, started, rng = size or 20, 10, time.perf_counter(), np.random.default_rng(0)
+    rounds, cells, started, rng = size or 20, 6, time.perf_counter(), np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         path = trivial(Path(name), cells=cells, seconds=0.3)

@@ -60,9 +60,7 @@ def run_cell(task: Task, wait: bool = False) -> Outcome:
         if is_done(store, task.key):
             return Outcome(task.key, "found")
         staging = store / ".staging" / task.key
-        shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
         try:
-            staging.mkdir(parents=True)
             return _run(task, store, staging)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -115,16 +113,21 @@ def claim(store: Path, key: str, *, wait: bool = False) -> Iterator[bool]:
 def _run(task: Task, store: Path, staging: Path) -> Outcome:
     out, notebook = Path(task.out), Path(task.notebook)
     name = f"{notebook.stem}-{task.key}.ipynb"
-    run = run_notebook(
-        notebook,
-        task.parameters,
-        out=out,
-        results=staging,
-        name=name,
-        run={"key": task.key, "sweep": task.sweep},
-        threads=task.threads,
-        timeout=task.limit,
-    )
+    for _ in range(2):  # a kernel that was killed gets a second chance: whoever killed it may be about to kill us
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        run = run_notebook(
+            notebook,
+            task.parameters,
+            out=out,
+            results=staging,
+            name=name,
+            run={"key": task.key, "sweep": task.sweep},
+            threads=task.threads,
+            timeout=task.limit,
+        )
+        if not run.died:
+            break
     if run.error.startswith("KeyboardInterrupt"):
         return Outcome(task.key, "interrupted", run.seconds)
     contents = []

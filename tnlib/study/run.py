@@ -15,6 +15,8 @@ from typing import Any
 from tnlib import paths
 from tnlib.study.parameters import complete, digest, read_notebook
 
+_DIED = "the kernel died"
+
 
 @dataclass(frozen=True)
 class NotebookRun:
@@ -30,6 +32,11 @@ class NotebookRun:
     def ok(self) -> bool:
         """Whether every cell ran."""
         return not self.error
+
+    @property
+    def died(self) -> bool:
+        """Whether the kernel was killed, by the system or by somebody."""
+        return self.error.startswith(_DIED)
 
 
 def notebooks(names: Sequence[str] = ()) -> list[Path]:
@@ -113,7 +120,7 @@ def run_notebook(
     except CellTimeoutError:
         error = f"took longer than {timeout:g} s"
     except (DeadKernelError, RuntimeError) as failure:  # a kernel that could not start is a RuntimeError
-        error = f"the kernel died ({failure})"
+        error = f"{_DIED} ({failure})"
     return NotebookRun(notebook.stem, target, time.perf_counter() - started, error, cell)
 
 
