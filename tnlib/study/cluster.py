@@ -90,7 +90,7 @@ def client(workers: int, scheduler: str | None = None, slurm: bool = False) -> I
                 n_workers=workers,
                 threads_per_worker=1,
                 host="127.0.0.1",
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",
                 memory_limit=0,
                 silence_logs=logging.CRITICAL,
             )

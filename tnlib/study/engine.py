@@ -40,7 +40,7 @@ class Engine(NBClientEngine):  # type: ignore[misc]
             startup_timeout=start_timeout,
             timeout=None,
             timeout_func=remaining,
-            extra_arguments=["--log-level=ERROR"],  # it warns of loopback without encryption
+            extra_arguments=["--log-level=CRITICAL"],  # it warns of loopback without encryption
             resources={"metadata": {"path": folder}} if folder else {},
         )
         return client.execute(env=environment)

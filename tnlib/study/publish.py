@@ -57,7 +57,7 @@ def publish(source: Path, *, results: Path | None = None) -> Path:
             book,
             timeout=3600,
             kernel_name="python3",
-            extra_arguments=["--log-level=ERROR"],
+            extra_arguments=["--log-level=CRITICAL"],
             resources={"metadata": {"path": str(notebook.parent)}},
         ).execute(env=environment)
     book.metadata["tnlib"] = {"seconds": round(time.perf_counter() - started)}
