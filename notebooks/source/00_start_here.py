@@ -9,7 +9,7 @@
 #
 # **What you need first.** Matrices, the singular value decomposition, a little PyTorch (`nn.Conv2d`, `state_dict`).
 #
-# **Time.** 30 minutes to read and do the exercises, one to two minutes to execute. **Difficulty.** Easy.
+# **Time.** 30 minutes to read and do the exercises, one to three minutes to execute. **Difficulty.** Easy.
 
 # %% [markdown]
 # ## The map

@@ -12,7 +12,7 @@
 # **What you need first.** Matrix products, ranks, the singular value decomposition, `torch.Tensor.reshape` and
 # `permute`.
 #
-# **Time.** 75 minutes to read and do the exercises, half a minute to execute. **Difficulty.** Easy to medium.
+# **Time.** 75 minutes to read and do the exercises, about a minute to execute. **Difficulty.** Easy to medium.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick"; "full": a larger search over orders, and all 19 cuts of the order-20 weight

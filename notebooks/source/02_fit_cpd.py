@@ -10,7 +10,7 @@
 #
 # **What you need first.** Least squares, the SVD, `torch.einsum`; unfoldings and the Khatri-Rao product (notebook 01).
 #
-# **Time.** 90 minutes with the exercises, half a minute to execute. **Difficulty.** Medium.
+# **Time.** 90 minutes with the exercises, about a minute to execute. **Difficulty.** Medium.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick", or "full": more random tensors, longer runs, a larger rank of the kernel

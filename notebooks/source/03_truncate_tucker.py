@@ -12,7 +12,7 @@
 # **What you need first.** The singular value decomposition, mode products and unfoldings (lesson 01), the CPD
 # (lesson 02).
 #
-# **Time.** 75 minutes with the exercises, half a minute to execute. **Difficulty.** Medium.
+# **Time.** 75 minutes with the exercises, about a minute to execute. **Difficulty.** Medium.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": 60 random tensors, three layers; "full": 600 tensors, all layers of ResNet-20

@@ -10,7 +10,7 @@
 #
 # **What you need first.** Notebooks 01 to 03, or: unfoldings, QR and SVD, CPD and Tucker. Some `torch.einsum`.
 #
-# **Time.** 90 minutes with the exercises, half a minute to execute. **Difficulty.** Medium.
+# **Time.** 90 minutes with the exercises, about a minute to execute. **Difficulty.** Medium.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": three kernels, few CP sweeps; "full": all of ResNet-20's, many sweeps

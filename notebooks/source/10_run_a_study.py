@@ -9,7 +9,7 @@
 #
 # **What you need first.** Notebook 00. Mean, variance, normal distribution.
 #
-# **Time.** 60 minutes, one to two of them to execute. **Difficulty.** Medium.
+# **Time.** 60 minutes, two or three of them to execute. **Difficulty.** Medium.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": four live runs; "full": twelve

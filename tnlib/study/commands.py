@@ -149,7 +149,7 @@ def show_results(arguments: argparse.Namespace) -> int:
             print(text, end="")
         else:
             Path(arguments.csv).write_text(text)
-    if arguments.csv != "-" and not (arguments.csv or arguments.parquet or arguments.html):
+    if not (arguments.csv or arguments.parquet or arguments.html):
         print(shown.to_string(index=bool(by)))
     return int(damaged)
 

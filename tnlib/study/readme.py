@@ -79,17 +79,22 @@ def sweeps() -> str:
     return table(["sweep", "reproduces", "cells", "on record", "minutes"], rows)
 
 
+def _in_the_middle(kills: pd.Series) -> int:
+    """How many kills came when some records were there, but not all."""
+    return sum(0 < row["records_when_killed"] < kills["parameters.cells"] for row in kills["metrics.rows"])
+
+
 def benchmarks() -> str:
     """The newest record of each benchmark of the sweeps."""
     frame, rows = results(), []
     for study, say in {
         "sweep-overhead": lambda r: (
             f"{r['metrics.ratio']:.3f} of papermill's time a cell ({r['parameters.cells']:.0f} cells, one worker; "
-            f"papermill {r['metrics.papermill_cell_median']:.2f} s a cell)"
+            f"papermill's median {r['metrics.papermill_cell_median']:.2f} s)"
         ),
         "sweep-kills": lambda r: (
             f"{r['metrics.rounds']:.0f} kills, {r['metrics.exactly_one_record_a_cell']:.0f} times exactly one valid "
-            f"record a cell after resuming"
+            f"record a cell after resuming ({_in_the_middle(r)} kills between the first record and the last)"
         ),
     }.items():
         newest = frame[frame["study"] == study]
