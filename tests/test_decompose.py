@@ -296,8 +296,8 @@ def test_other_mistakes_say_what_was_expected():
         decompose.tucker(randn(3, 3, 3), 2, modes=(0, 3))
     with pytest.raises(ValueError, match="equally many and multiply to the shape"):
         decompose.tt_matrix(randn(4, 4), (2, 2), (2, 3), 2)
-    with pytest.raises(ValueError, match="unknown method 'nls'"):
-        decompose.cp(randn(3, 3, 3), 2, method="nls")
+    with pytest.raises(ValueError, match="unknown method 'newton'"):
+        decompose.cp(randn(3, 3, 3), 2, method="newton")
     with pytest.raises(ValueError, match="expected hooi or hosvd"):
         decompose.tucker(randn(3, 3, 3), 2, method="als")
     with pytest.raises(ValueError, match="at least 1"):

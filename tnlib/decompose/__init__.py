@@ -10,9 +10,26 @@ import tensorly as _tensorly
 _tensorly.set_backend("pytorch")
 
 from tnlib.decompose._validate import max_cp_rank, max_tt_ranks  # noqa: E402
+from tnlib.decompose.bounds import cp_bound, cp_dimension, cp_factor_bounds  # noqa: E402
+from tnlib.decompose.coupled import coupled_cp  # noqa: E402
+from tnlib.decompose.coupled_tucker import coupled_tucker  # noqa: E402
 from tnlib.decompose.cp import cp  # noqa: E402
 from tnlib.decompose.matrix import TruncatedSVD, svd  # noqa: E402
 from tnlib.decompose.tensor_train import tt, tt_matrix  # noqa: E402
 from tnlib.decompose.tucker import tucker  # noqa: E402
 
-__all__ = ["TruncatedSVD", "cp", "max_cp_rank", "max_tt_ranks", "svd", "tt", "tt_matrix", "tucker"]
+__all__ = [
+    "TruncatedSVD",
+    "coupled_cp",
+    "coupled_tucker",
+    "cp",
+    "cp_bound",
+    "cp_dimension",
+    "cp_factor_bounds",
+    "max_cp_rank",
+    "max_tt_ranks",
+    "svd",
+    "tt",
+    "tt_matrix",
+    "tucker",
+]

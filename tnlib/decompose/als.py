@@ -1,0 +1,71 @@
+"""Alternating least squares for the canonical polyadic decomposition, and the form in which every method returns it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from tensorly.cp_tensor import CPTensor
+from torch import Tensor
+
+from tnlib.decompose.mttkrp import (
+    balanced_split,
+    contract_all_but,
+    contract_back,
+    contract_front,
+    cp_residual,
+)
+
+
+def als(wide: Tensor, factors: list[Tensor], max_iter: int, tol: float) -> tuple[float, list[Tensor]]:
+    """Sweep over the modes until the error settles; returns the error and the factors. `wide` has unit norm.
+
+    A sweep reads the tensor three times, whatever its order: once for each of two groups of modes, whose partial
+    contraction serves all modes of the group, and once for the error.
+    """
+    factors = list(factors)
+    # Columns of unit norm keep the Gram matrices well scaled; the factor solved for last carries the terms' weights.
+    heavy, before = 0, math.inf
+    for q in range(1, wide.ndim):
+        factors[q] = factors[q] / column_norms(factors[q])
+    grams = [factor.mT @ factor for factor in factors]
+    damping = 1e-12 * torch.eye(factors[0].shape[1], dtype=wide.dtype, device=wide.device)
+    split = balanced_split(wide.shape)
+    for _ in range(max_iter):
+        for first, last in ((0, split), (split, wide.ndim)):
+            # The partial contraction must not hold the heavy factor's norms: they move to the group that is updated.
+            norms = column_norms(factors[heavy])
+            factors[heavy] = factors[heavy] / norms
+            grams[heavy] = factors[heavy].mT @ factors[heavy]
+            factors[first] = factors[first] * norms
+            heavy = first
+            partial = contract_back(wide, factors, split) if first == 0 else contract_front(wide, factors, split)
+            for q in range(first, last):
+                norms = column_norms(factors[heavy])
+                factors[heavy] = factors[heavy] / norms
+                factors[q] = factors[q] * norms
+                grams[heavy] = factors[heavy].mT @ factors[heavy]
+                gram = torch.stack(grams[:q] + grams[q + 1 :]).prod(0)
+                right = contract_all_but(partial, factors[first:last], q - first) + damping[0, 0] * factors[q]
+                factors[q] = torch.linalg.solve(gram + damping, right.mT).mT
+                heavy = q
+        error = float(cp_residual(wide, factors).norm())
+        if not error < before - tol:
+            break
+        before = error
+    return error, factors
+
+
+def column_norms(factor: Tensor) -> Tensor:
+    """Norms of a factor's columns; 1 for a column of zeros, so that one may divide by it."""
+    norms = factor.norm(dim=0)
+    return torch.where(norms > 0, norms, torch.ones_like(norms))
+
+
+def as_cp_tensor(factors: Sequence[Tensor], scale: float, dtype: torch.dtype) -> CPTensor:
+    """Factors as a `CPTensor`: columns of unit norm, weights non-negative and descending, times `scale`."""
+    weights = torch.stack([factor.norm(dim=0) for factor in factors]).prod(0) * scale
+    order = torch.argsort(weights, descending=True)
+    unit = [(factor / column_norms(factor))[:, order] for factor in factors]
+    return CPTensor((weights[order].to(dtype), [factor.to(dtype).contiguous() for factor in unit]))
