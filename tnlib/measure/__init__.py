@@ -1,12 +1,15 @@
 """What a network costs: parameters, MACs, bytes and peak activation memory by counting, milliseconds by the clock."""
 
 from tnlib.measure.cost import Cost, cost, evaluating
+from tnlib.measure.memory import peak_memory
+from tnlib.measure.roofline import Roofline, roofline
 from tnlib.measure.timing import Comparison, Timing, compare, latency
 from tnlib.provenance import commit, cpu_name, has_fast_bf16, provenance
 
 __all__ = [
     "Comparison",
     "Cost",
+    "Roofline",
     "Timing",
     "commit",
     "compare",
@@ -15,5 +18,7 @@ __all__ = [
     "evaluating",
     "has_fast_bf16",
     "latency",
+    "peak_memory",
     "provenance",
+    "roofline",
 ]

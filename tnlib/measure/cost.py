@@ -47,7 +47,9 @@ class Cost:
 
 
 def cost(model: nn.Module, input_shape: Sequence[int], *, dtype: torch.dtype = torch.float32) -> Cost:
-    """Count a model's cost for an input of one shape, batch included; the model runs once, in eval mode, on zeros.
+    """Count a model's cost for an input of one shape, batch included; the model runs in eval mode, on zeros.
+
+    It runs twice: what layers prepare in their first call, as merged factors, is not counted.
 
     Args:
         model: any module of one input.
@@ -62,8 +64,10 @@ def cost(model: nn.Module, input_shape: Sequence[int], *, dtype: torch.dtype = t
     x = torch.zeros(tuple(input_shape), dtype=dtype, device=device)
     counter, memory = FlopCounterMode(display=False), _PeakMemory(x)
     try:
-        with evaluating(model), torch.no_grad(), counter, memory:
+        with evaluating(model), torch.no_grad():
             model(x)
+            with counter, memory:
+                model(x)
     except (RuntimeError, IndexError) as error:
         raise ValueError(f"the model does not run on an input of shape {tuple(input_shape)}: {error}") from error
     return Cost(
