@@ -19,10 +19,14 @@ LAX := notebooks/00_start_here.ipynb
 STRICT := $(filter-out $(LAX), $(sort $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb notebooks/experiments/*.ipynb)))
 NBVAL := --nbval-current-env --nbval-sanitize-with tests/nbval-sanitize.cfg --nbval-cell-timeout 600
 
+# Two notebooks at a time, each with one thread; `loadscope` keeps the cells of one together.
+PAIRS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
 test: $(STAMP)
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -k "not test_rerun"
+	$(PAIRS) tests/test_notebooks.py -k test_rerun
 	$(BIN)/python -m pytest --nbval-lax $(NBVAL) $(LAX)
-	$(BIN)/python -m pytest --nbval $(NBVAL) $(STRICT)
+	$(PAIRS) --dist loadscope --nbval $(NBVAL) $(STRICT)
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks

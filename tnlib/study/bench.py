@@ -16,6 +16,9 @@ from typing import Any
 import nbformat
 import numpy as np
 
+from tnlib.study.bench_coupled import coupled
+from tnlib.study.bench_layers import convolutions, layers
+from tnlib.study.bench_products import products
 from tnlib.study.store import DamagedRecordError, read_all, record
 
 SOURCE = "tnlib bench"
@@ -193,4 +196,8 @@ def _record(
 BENCHMARKS: dict[str, Callable[[int | None, Path | None], Path]] = {
     "sweep-overhead": sweep_overhead,
     "sweep-kills": sweep_kills,
+    "products": products,
+    "layers": layers,
+    "convolutions": convolutions,
+    "coupled": coupled,
 }
