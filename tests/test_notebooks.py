@@ -97,12 +97,26 @@ RERUNS = [
     ("04_build_tensor_trains", {"seed": 2, "layer": "layer2.1.conv2", "rel_error": 0.5, "fraction": 0.2}),
     ("solutions/04_build_tensor_trains", {"seed": 1}),
     ("solutions/04_build_tensor_trains", {"seed": 2}),
+    ("05_couple_third_order_trains", {"seed": 1, "snr_db": 15.0}),
+    ("05_couple_third_order_trains", {"seed": 2, "snr_db": 35.0}),
+    ("solutions/05_couple_third_order_trains", {"seed": 1}),
+    ("solutions/05_couple_third_order_trains", {"seed": 2}),
+    ("06_build_tensor_layers", {"seed": 1, "rank": 4, "layer": "layer3.1.conv1"}),
+    ("06_build_tensor_layers", {"seed": 2, "depth": 6}),
+    ("solutions/06_build_tensor_layers", {"seed": 1}),
+    ("solutions/06_build_tensor_layers", {"seed": 2}),
+    ("07_measure_what_it_costs", {"seed": 1, "batch": 4, "channels": 32}),
+    ("07_measure_what_it_costs", {"seed": 2, "side": 8, "threads": 1}),
+    ("solutions/07_measure_what_it_costs", {"seed": 1}),
+    ("solutions/07_measure_what_it_costs", {"seed": 2}),
     ("10_run_a_study", {"seed": 1, "simulations": 1000}),
     ("10_run_a_study", {"seed": 2, "level": 0.9}),
     ("solutions/10_run_a_study", {"seed": 1}),
     ("solutions/10_run_a_study", {"seed": 2}),
     ("experiments/compress_one_layer", {"format": "cp", "rank": 5, "seed": 9}),
     ("experiments/compress_one_layer", {"format": "svd", "rank": 64}),
+    ("experiments/recover_cp_factors", {"draws": 3, "order": 4, "size": 8, "starts": 2, "polish": "nls"}),
+    ("experiments/recover_cp_factors", {"draws": 2, "order": 7, "size": 3, "snr_db": 300.0, "starts": 0}),
 ]
 
 
@@ -124,8 +138,15 @@ def test_rerun_with_other_parameters(name, parameters, tmp_path, monkeypatch):
         assert record["metrics"]["baseline"] - 0.2 < best
     if name.startswith("experiments/"):
         (record,) = (json.loads(p.read_text()) for p in (tmp_path / "results").glob("*.json"))
-        assert record["parameters"].items() >= {k: v for k, v in parameters.items() if k != "seed"}.items()
         assert record["run"]["parameters"].items() >= parameters.items()
+    if name == "experiments/recover_cp_factors":
+        chain = record["metrics"]["coupled_nls"]
+        assert chain["success"] == 1
+        assert chain["largest"] < (1e-16 if parameters["order"] == 7 else 10 * record["metrics"]["bound"])
+        assert ("parafac_best" in record["metrics"]) == (parameters["starts"] > 1)
+        assert record["parameters"]["order"] == parameters["order"]
+    if name == "experiments/compress_one_layer":
+        assert record["parameters"].items() >= {k: v for k, v in parameters.items() if k != "seed"}.items()
         assert record["metrics"]["test_images"] == 200
         if parameters["rank"] == 64:  # full rank: nothing is lost
             assert record["metrics"]["error"] < 1e-5

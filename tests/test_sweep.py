@@ -188,7 +188,11 @@ def test_a_sweep_survives_three_kills(tmp_path):
 def test_ctrl_c_stops_and_the_same_command_goes_on(tmp_path):
     path = trivial(tmp_path, cells=5, seconds=0.2)
     driver = subprocess.Popen(
-        command(path, tmp_path / "store", "--workers", "2"), stderr=subprocess.PIPE, text=True, start_new_session=True
+        command(path, tmp_path / "store", "--workers", "2"),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
     )
     while not list((tmp_path / "store").glob("*.json")) and driver.poll() is None:
         time.sleep(0.05)

@@ -21,8 +21,9 @@
 # | 02 fit CPD | When is a sum of rank-one terms unique, when does it not exist, and how do you fit it? |
 # | 03 truncate Tucker | What does a truncation lose at most, and what is a core? |
 # | 04 build tensor trains | How do you compute with a tensor of $2^{40}$ entries? Which format for what? |
-# | *05, planned* | Trains of coupled third-order decompositions (Zniyed et al. 2020) |
-# | *06 and 07, planned* | From factors to layers, and what they really cost |
+# | 05 couple third-order trains | How does one hard problem of high order become a chain of easy ones of order three? |
+# | 06 build tensor layers | How does each format become a sequence of ordinary layers, and how does it learn? |
+# | 07 measure what it costs | Why do few multiplications not make a fast layer, and what does? |
 # | 10 run a study | How do you decide by experiment: parameters, sweeps, statistics? |
 #
 # Notation and terms are collected in [GLOSSARY.md](GLOSSARY.md).

@@ -3,12 +3,32 @@
 `check.tucker2_parameters(my_function)` in a cell shows the verdict; `tnlib check` lists all exercises.
 """
 
-from tnlib.check import cpd, run_a_study, start_here, tensor_algebra, tensor_train, tucker
+from tnlib.check import (
+    costs,
+    coupled_trains,
+    cpd,
+    run_a_study,
+    start_here,
+    tensor_algebra,
+    tensor_layers,
+    tensor_train,
+    tucker,
+)
 from tnlib.check.exercise import Exercise, Mistake, Verdict
 
 __all__ = ["EXERCISES", "Exercise", "Mistake", "Verdict"]
 
-LESSONS = (start_here, tensor_algebra, cpd, tucker, tensor_train, run_a_study)
+LESSONS = (
+    start_here,
+    tensor_algebra,
+    cpd,
+    tucker,
+    tensor_train,
+    coupled_trains,
+    tensor_layers,
+    costs,
+    run_a_study,
+)
 EXERCISES: dict[str, Exercise] = {exercise.name: exercise for lesson in LESSONS for exercise in lesson.EXERCISES}
 
 
