@@ -468,8 +468,9 @@ print(f"bias of a linear drift: in blocks {blocks:.3f}, A B A B {turns_abab:.3f}
 # **Mistake 5: memory that is new in every call.** A chain of layers writes results and frees them. Where do they live?
 # The C library may hand their pages back to the system after each call and ask for them again in the next; the system
 # then has to find and to clear all of them. It does so in a small program. One that has once freed a large block keeps
-# what it has. **Predict, then reveal:** twenty results of 8 to 16 MB, each larger than what was freed before, in a program
-# of their own; once as it is, and once after a block of 32 MB was asked for and given back. What does the block change?
+# what it has. **Predict, then reveal:** fifty results of some 8 MB, each slightly larger than what was freed before, in a
+# program of their own; once as it is, and once after a block of 32 MB was asked for and given back. What does the block
+# change?
 
 # %%
 PROGRAM = """
@@ -479,10 +480,10 @@ if "freed" in sys.argv:
     torch.empty(8_000_000)
 
 before, start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.perf_counter()
-for i in range(20):
-    torch.ones(2_000_000 + 100_000 * i)
+for i in range(50):
+    torch.ones(2_000_000 + 2_000 * i)
 pages = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(pages / 20, 1000 * (time.perf_counter() - start) / 20)
+print(pages / 50, 1000 * (time.perf_counter() - start) / 50)
 """
 
 # %%
