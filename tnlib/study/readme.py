@@ -106,10 +106,29 @@ def _layers(r: dict[str, Any]) -> str:
 
 
 def _spread(records: list[dict[str, Any]]) -> str:
-    fc6 = [r["metrics"]["vgg_fc6"] for r in records]
-    ratios = {name: [r[name]["speedup_over_dense"]["tnlib"][0] for r in fc6] for name in fc6[0]}
-    ranges = [f"{name} {min(values):.0f}x to {max(values):.0f}x" for name, values in ratios.items()]
-    return f"; over the dense layer in all {len(records)} records: {', '.join(ranges)}"
+    machines: dict[str, list[dict[str, Any]]] = {}
+    for r in records:
+        machines.setdefault(_processor(r), []).append(r["metrics"])
+    parts = []
+    for machine, metrics in machines.items():
+        ratios = {
+            name: [m["vgg_fc6"][name]["speedup_over_dense"]["tnlib"][0] for m in metrics]
+            for name in metrics[0]["vgg_fc6"]
+        }
+        ranges = [f"{name} {_range(values)}" for name, values in ratios.items()]
+        worst = max(m["grid"]["worst"] for m in metrics)
+        parts.append(f"{len(metrics)} on {machine}: {', '.join(ranges)}, random shapes at worst {worst:.2f}")
+    return f"; over the dense layer in all {len(records)} records, {'; '.join(parts)}"
+
+
+def _range(ratios: list[float]) -> str:
+    low, high = f"{min(ratios):.0f}x", f"{max(ratios):.0f}x"
+    return low if low == high else f"{low} to {high}"
+
+
+def _processor(r: dict[str, Any]) -> str:
+    """The processor's name without its instruction sets, which are in the record."""
+    return str(re.split(r" (?:avx|neon)", r["machine"]["cpu"])[0])
 
 
 def _products(r: dict[str, Any]) -> str:
@@ -178,7 +197,7 @@ def benchmarks() -> str:
         found = [json.loads((paths.PUBLISHED / f"{name}.json").read_text()) for name in names]
         if found:
             text = say(found[-1]) + (_spread(found) if study == "layers" and len(found) > 1 else "")
-            rows.append([f"`tnlib bench {study}`", text, f"`data/results/{names[-1]}.json`"])
+            rows.append([f"`tnlib bench {study}`", text, f"`data/results/{names[-1]}.json` ({_processor(found[-1])})"])
     return table(["benchmark", "result", "record"], rows)
 
 
