@@ -316,12 +316,17 @@ for q, rank in enumerate(T):
 # Slices of core $c$ are $\mathbf M_c\, \mathrm{diag}(\cdot)\, \mathbf M_{c+1}^{-1}$. Mix them with two sets of random weights,
 # $\mathbf S = \sum_i w_i \mathbf G_c(i)$ and $\mathbf S'$. Then $\mathbf S \mathbf S'^{-1} = \mathbf M_c\, \mathrm{diag}(\cdot)\,
 # \mathbf M_c^{-1}$: *the columns of $\mathbf M_c$ are eigenvectors* (simultaneous diagonalisation). No start, no iteration.
+#
+# Noise can push two close eigenvalues off the real line, as a conjugate pair with vectors $\mathbf u \pm i \mathbf w$. The real parts alone would be
+# twice the same column, and the next inverse would fail; $\mathbf u + \mathbf w$ and $\mathbf u - \mathbf w$ (real part plus imaginary part) span the
+# same plane, and are a start for ALS as good as any. Real vectors have no imaginary part, and stay as they are.
 
 
 # %%
 def by_eigenvectors(core):
     first, second = torch.einsum("wi,aib->wab", random(2, core.shape[1]), core)
-    return torch.linalg.eig(first @ torch.linalg.inv(second)).eigenvectors.real
+    vectors = torch.linalg.eig(first @ torch.linalg.inv(second)).eigenvectors
+    return vectors.real + vectors.imag
 
 
 # %%
