@@ -54,11 +54,13 @@ class CostModel:
     The default rates were fitted by `tnlib bench products` to two thirds of 600 random products, float32, two threads
     of a 2.5 GHz Xeon with AVX-512; on the other third their error is 13 % in the median (the record with `products`
     in its name under data/results). Only the proportions matter for a choice: that machine's pace varies by two.
+    `narrow` is the exception, where machines differ most: 0.004 fits that Xeon, 0.04 an EPYC with AVX2.
     """
 
     call: float = 13300.0  # a call of torch, Python's part included
     matrix: float = 122.0  # a matrix of a batch
     mac: float = 0.0171  # a multiply-accumulate, the last mode counted in full vectors
+    narrow: float = 0.01  # more for one of a batched product whose last mode does not fill a vector
     written: float = 0.0565  # a number of the result, likewise
     near: float = 0.0543  # a number read or written in cache
     far: float = 0.160  # more for a number of a product that does not fit into the cache
@@ -76,6 +78,8 @@ class CostModel:
         time = self.call + self.mac * outputs * p.inner + self.written * outputs + self.moved(p.floats)
         if p.weight_first:
             time += self.matrix * p.count
+            if p.cols < self.vector:
+                time += self.narrow * outputs * p.inner
         if 4 * p.weight > self.last_cache:
             time += self.memory * p.weight
         if 4 * p.result >= self.mapped:

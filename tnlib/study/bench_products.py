@@ -20,7 +20,7 @@ from tnlib.study.store import record
 
 BLOCK = 3.0  # milliseconds of a turn
 LARGEST = 3e8, 6e7  # multiply-accumulates and numbers of a product that is timed
-_RATES = ("call", "matrix", "mac", "written", "near", "far", "memory", "paged")
+_RATES = ("call", "matrix", "mac", "narrow", "written", "near", "far", "memory", "paged")
 _ZERO = CostModel(**dict.fromkeys(_RATES, 0.0))  # type: ignore[arg-type]
 
 
