@@ -183,7 +183,7 @@ def _kills(r: dict[str, Any]) -> str:
 
 
 def benchmarks() -> str:
-    """The newest record of each benchmark."""
+    """The newest record of each benchmark and processor; of layers, one row for all."""
     rows = []
     for study, say in {
         "layers": _layers,
@@ -195,9 +195,14 @@ def benchmarks() -> str:
     }.items():
         names = list(results(study).get("record", []))
         found = [json.loads((paths.PUBLISHED / f"{name}.json").read_text()) for name in names]
-        if found:
-            text = say(found[-1]) + (_spread(found) if study == "layers" and len(found) > 1 else "")
-            rows.append([f"`tnlib bench {study}`", text, f"`data/results/{names[-1]}.json` ({_processor(found[-1])})"])
+        if not found:
+            continue
+        newest = {_processor(r): (name, r) for name, r in zip(names, found, strict=True)}
+        if study == "layers":
+            newest = {_processor(found[-1]): (names[-1], found[-1])}
+        for machine, (name, r) in reversed(newest.items()):
+            text = say(r) + (_spread(found) if study == "layers" and len(found) > 1 else "")
+            rows.append([f"`tnlib bench {study}`", text, f"`data/results/{name}.json` ({machine})"])
     return table(["benchmark", "result", "record"], rows)
 
 
