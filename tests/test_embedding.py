@@ -189,5 +189,5 @@ def test_bad_digits_and_ranks():
         TTEmbedding.from_layer(layer, 1, row_dims=(5, 2), col_dims=(4,))
     with pytest.raises(ValueError, match="TT rank number 1 9 is out of range"):
         TTEmbedding.from_layer(layer, (9,), row_dims=(5, 2), col_dims=(2, 2))
-    with pytest.raises(NotImplementedError, match="use one of them"):
-        FactorizedEmbedding(layer).dense_weight()
+    with pytest.raises(TypeError, match="abstract"):
+        FactorizedEmbedding(layer)

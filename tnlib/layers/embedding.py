@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
@@ -19,7 +20,7 @@ from tnlib.layers.ranks import useful_tt_ranks
 _MANY = 256
 
 
-class FactorizedEmbedding(nn.Module):
+class FactorizedEmbedding(nn.Module, ABC):
     """An `nn.Embedding` on factors of its table; base class of the formats, made with `from_layer` or `fresh`.
 
     The row of `padding_idx` is zero and stays zero: nothing of its output's gradient reaches a factor.
@@ -32,9 +33,9 @@ class FactorizedEmbedding(nn.Module):
         self.num_embeddings, self.embedding_dim = layer.num_embeddings, layer.embedding_dim
         self.padding_idx = layer.padding_idx
 
+    @abstractmethod
     def _table(self) -> Tensor:
         """The table before the row of `padding_idx` is zeroed."""
-        raise NotImplementedError("FactorizedEmbedding is the base of the formats; use one of them")
 
     def dense_weight(self) -> Tensor:
         """The (num_embeddings, embedding_dim) table that the factors multiply out to; differentiable."""
