@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tnlib import decompose
+from tnlib.decompose._validate import as_float64
 from tnlib.decompose.cp import mttkrp
 
 shapes = st.lists(st.integers(1, 6), min_size=2, max_size=5).map(tuple)
@@ -252,18 +253,25 @@ def test_a_rank_out_of_range_names_the_largest_useful_one(name, rank):
 
 
 @pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("bad", ["nan", "integer", "rank text"])
+@pytest.mark.parametrize("bad", ["nan", "both infinities", "integer", "rank text"])
 def test_bad_input_is_refused(name, bad):
     x = randn(4, 3, 2)
     rank = 2
     if bad == "nan":
         x[0, 0, 0] = float("nan")
+    if bad == "both infinities":
+        x[0, 0, 0], x[1, 2, 1] = float("inf"), -float("inf")
     if bad == "integer":
         x = torch.ones(4, 3, 2, dtype=torch.int64)
     if bad == "rank text":
         rank = "two"
     with pytest.raises((ValueError, TypeError), match=r"nan|expected a real floating|must be an integer"):
         CALLS[name](x, rank)
+
+
+def test_finite_entries_whose_sum_overflows_are_accepted():
+    x = torch.full((2, 2), 1e308, dtype=torch.float64)
+    assert torch.equal(as_float64(x), x)
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -76,10 +76,9 @@ def coupled_cp(
         raise ValueError("the tensor is zero: its tensor train has no cores of rank 1 or more to decompose")
     groups = group_modes(wide.shape, rank, merge_modes)
     centres = _middles(groups, wide.ndim, middle)
-    unit = wide / scale
-    merged = unit.reshape([math.prod(wide.shape[q] for q in group) for group in groups])
-    cores = find_train(merged, [rank] * (len(groups) - 1), sketch, seed)
-    train = canonical([core.cpu() for core in cores])
+    merged = wide.reshape([math.prod(wide.shape[q] for q in group) for group in groups])
+    *cores, last = find_train(merged, [rank] * (len(groups) - 1), sketch, seed)
+    train = canonical([core.cpu() for core in (*cores, last / scale)])
     _check_bonds(train, groups, rank, 1e-13 if tensor.dtype == torch.float64 else 1e-7)
     factors = _best_chain(train, centres, starts, step, seed, whole=middle is None)
     parts = []
@@ -87,7 +86,7 @@ def coupled_cp(
         parts += split_rank_one(factor, [wide.shape[q] for q in group])
     parts = [part.to(wide.device) for part in parts]
     if polish is not None:
-        parts = {"als": als, "nls": nls}[polish](unit, parts, max_iter, tol)[1]
+        parts = {"als": als, "nls": nls}[polish](wide / scale, parts, max_iter, tol)[1]
     return as_cp_tensor(parts, scale, tensor.dtype)
 
 

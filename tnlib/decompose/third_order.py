@@ -65,7 +65,7 @@ def _als(core: Tensor, a: Tensor, p: Tensor, b: Tensor, max_iter: int, tol: floa
     first, second, third = core.flatten(1), core.transpose(0, 1).flatten(1), core.permute(2, 0, 1).flatten(1)
 
     def product(x: Tensor, y: Tensor) -> Tensor:
-        return torch.einsum("sir,sjr->sijr", x, y).flatten(1, 2)
+        return (x[:, :, None] * y[:, None]).flatten(1, 2)
 
     def solve(unfolded: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         right = unfolded @ product(x, y)
