@@ -19,7 +19,7 @@ def as_float64(tensor: Tensor, *, order: int | None = None) -> Tensor:
         wanted = f"of order {order}" if order else "of order 2 or more"
         raise ValueError(f"expected a tensor {wanted} without empty modes, got shape {tuple(tensor.shape)}")
     wide = tensor.detach().to(torch.float64)
-    # A finite sum has finite terms, and takes a twentieth of the time; one that is not may have overflowed.
+    # A finite sum has finite terms, and is much faster to find; one that is not finite may have overflowed.
     if not math.isfinite(float(wide.sum())) and not bool(torch.isfinite(wide).all()):
         raise ValueError("the tensor holds nan or infinite values; a decomposition of it is not defined")
     return wide

@@ -84,7 +84,7 @@ def sketched_svd(matrix: Tensor, rank: int, generator: torch.Generator) -> tuple
     random = torch.randn(matrix.shape[1], rank + OVERSAMPLING, generator=generator, dtype=matrix.dtype)
     basis = torch.linalg.qr(matrix @ random.to(matrix.device)).Q
     for _ in range(POWER_ITERATIONS):
-        # Written so, the product with the transpose takes half the time of `matrix.mT @ basis`.
+        # `(basis.mT @ matrix).mT` is `matrix.mT @ basis`, but faster: the large matrix is read row by row.
         basis = torch.linalg.qr(matrix @ torch.linalg.qr((basis.mT @ matrix).mT).Q).Q
     u, s, v = _svd(basis.mT @ matrix)
     return (basis @ u)[:, :rank], s[:rank], v[:, :rank].mT

@@ -53,7 +53,8 @@ class CostModel:
 
     The default rates were fitted by `tnlib bench products` to two thirds of 600 random products, float32, two threads
     of a 2.5 GHz Xeon with AVX-512; on the other third their error is 13 % in the median (the record with `products`
-    in its name under data/results). Only the proportions matter for a choice: that machine's pace varies by two.
+    in its name under data/results). Only the proportions matter for a choice: that machine's pace varies by two, and
+    on a newer Xeon the rates are off by a factor of 3.7 in the median (record products-c12bb9d95017).
     `narrow` is the exception, where machines differ most: 0.004 fits that Xeon, 0.04 an EPYC with AVX2.
     """
 
