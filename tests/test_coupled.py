@@ -7,11 +7,11 @@ import tensorly as tl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_tensors import random_cp, random_tucker, with_noise
 
 from tnlib import decompose
 from tnlib.decompose.coupled import group_modes, split_rank_one
 from tnlib.decompose.train import canonical, find_train, mirrored
-from tnlib.study.bench_coupled import random_cp, random_tucker, with_noise
 
 
 def relative(approximation, tensor):

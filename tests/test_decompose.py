@@ -7,24 +7,18 @@ import numpy as np
 import pytest
 import tensorly as tl
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_tensors import random_cp
 
 from tnlib import decompose
-from tnlib.decompose._validate import as_float64
-from tnlib.decompose.cp import mttkrp
+from tnlib.decompose.als import als
 
 shapes = st.lists(st.integers(1, 6), min_size=2, max_size=5).map(tuple)
 
 
 def randn(*shape, seed=0, dtype=torch.float64):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def exact_cp(shape, rank, seed=0):
-    factors = [randn(n, rank, seed=seed + q) for q, n in enumerate(shape)]
-    letters = "abcdefgh"[: len(shape)]
-    return torch.einsum(",".join(f"{a}r" for a in letters) + "->" + letters, *factors), factors
 
 
 def relative(approximation, tensor):
@@ -189,17 +183,9 @@ def test_tucker_by_error_stays_within_it(error):
 # --- CP ----------------------------------------------------------------------------------------------------------
 
 
-@given(shapes, st.integers(1, 4), st.data())
-def test_mttkrp_equals_unfolding_times_khatri_rao(shape, rank, data):
-    mode = data.draw(st.integers(0, len(shape) - 1))
-    tensor, factors = randn(*shape), [randn(n, rank, seed=q) for q, n in enumerate(shape)]
-    want = tl.tenalg.unfolding_dot_khatri_rao(tensor, (None, factors), mode)
-    assert torch.allclose(mttkrp(tensor, factors, mode), want, atol=1e-10)
-
-
 @pytest.mark.parametrize("shape", [(8, 7, 6), (16, 12, 3, 3), (5, 4, 4, 3, 3)])
 def test_cp_recovers_an_exact_tensor_and_its_factors(shape):
-    tensor, true = exact_cp(shape, 3)
+    tensor, true = random_cp(shape, 3)
     got = decompose.cp(tensor, 3, restarts=3, max_iter=3000, tol=1e-15)
     assert relative(got.to_tensor(), tensor) < 1e-12
     for factor, want in zip(got.factors, true, strict=True):
@@ -229,10 +215,6 @@ def test_cp_error_never_rises_with_more_sweeps():
     assert all(later <= earlier + 1e-12 for earlier, later in pairwise(errors))
 
 
-def test_cp_of_a_zero_tensor_is_zero():
-    assert float(decompose.cp(torch.zeros(3, 4, 5), 2).to_tensor().abs().max()) == 0.0
-
-
 # --- all of them -------------------------------------------------------------------------------------------------
 
 CALLS = {
@@ -253,38 +235,9 @@ def test_a_rank_out_of_range_names_the_largest_useful_one(name, rank):
 
 
 @pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("bad", ["nan", "both infinities", "integer", "rank text"])
-def test_bad_input_is_refused(name, bad):
-    x = randn(4, 3, 2)
-    rank = 2
-    if bad == "nan":
-        x[0, 0, 0] = float("nan")
-    if bad == "both infinities":
-        x[0, 0, 0], x[1, 2, 1] = float("inf"), -float("inf")
-    if bad == "integer":
-        x = torch.ones(4, 3, 2, dtype=torch.int64)
-    if bad == "rank text":
-        rank = "two"
-    with pytest.raises((ValueError, TypeError), match=r"nan|expected a real floating|must be an integer"):
-        CALLS[name](x, rank)
-
-
-def test_finite_entries_whose_sum_overflows_are_accepted():
-    x = torch.full((2, 2), 1e308, dtype=torch.float64)
-    assert torch.equal(as_float64(x), x)
-
-
-@pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_factors_have_the_inputs_dtype_and_the_input_is_untouched(name, dtype):
-    x = randn(4, 3, 2).to(dtype)
-    before = x.clone()
-    got = CALLS[name](x, 2)
-    parts = {"svd": lambda: list(got), "cp": lambda: [got.weights, *got.factors]}.get(
-        name, lambda: list(got.factors) + ([got.core] if name == "tucker" else [])
-    )()
-    assert {p.dtype for p in parts} == {dtype}
-    assert torch.equal(x, before)
+def test_a_rank_that_is_no_number_is_refused(name):
+    with pytest.raises(TypeError, match="must be an integer, got 'two'"):
+        CALLS[name](randn(4, 3, 2), "two")
 
 
 def test_rank_and_error_exclude_each_other():
@@ -312,3 +265,184 @@ def test_other_mistakes_say_what_was_expected():
         decompose.cp(randn(3, 3, 3), 2, restarts=0)
     with pytest.raises(ValueError, match="order 2"):
         decompose.svd(randn(3, 3, 3), 2)
+    with pytest.raises(TypeError, match="got ndarray"):
+        decompose.tt(np.ones((3, 3)), 2)
+
+
+# --- scale, precision, memory: every function on every kind of input -----------------------------------------------
+
+FUNCTIONS = {
+    "svd": lambda x: decompose.svd(x.flatten(1), 1),
+    "svd by error": lambda x: decompose.svd(x.flatten(1), rel_error=0.3),
+    "cp als": lambda x: decompose.cp(x, 2, max_iter=20),
+    "cp als from svd": lambda x: decompose.cp(x, 2, init="svd", max_iter=20),
+    "cp nls": lambda x: decompose.cp(x, 2, method="nls", max_iter=20),
+    "cp coupled": lambda x: decompose.cp(x, 2, method="coupled"),
+    "coupled_cp": lambda x: decompose.coupled_cp(x, 2, step="als", polish="als", sketch=True, max_iter=20),
+    "tucker hooi": lambda x: decompose.tucker(x, 2),
+    "tucker hosvd": lambda x: decompose.tucker(x, 2, modes=(2, 0), method="hosvd"),
+    "tucker by error": lambda x: decompose.tucker(x, rel_error=0.3),
+    "coupled_tucker": lambda x: decompose.coupled_tucker(x, 2, sketch=True),
+    "coupled_tucker svd": lambda x: decompose.coupled_tucker(x, 2, train="svd"),
+    "tt": lambda x: decompose.tt(x, 2),
+    "tt by error": lambda x: decompose.tt(x, rel_error=0.3),
+    "tt_matrix": lambda x: decompose.tt_matrix(x.flatten(1), (1, x.shape[0]), (math.prod(x.shape[1:]), 1), 1),
+    "tt_matrix of one digit": lambda x: decompose.tt_matrix(x.flatten(1), (x.shape[0],), (math.prod(x.shape[1:]),), ()),
+}
+CHAIN = ("cp coupled", "coupled_cp")
+every_function = pytest.mark.parametrize("name", FUNCTIONS)
+EXTREMES = [1e160, 1e-200, 1e307, 1e-306]
+SCALES = [(s, torch.float64) for s in EXTREMES] + [(s, torch.float32) for s in (1e30, 1e-30)]
+SCALES += [(s, torch.float16) for s in (3e3, 1e-2)] + [(s, torch.bfloat16) for s in (1e30, 1e-30)]
+
+
+def parts(result):
+    """What holds the scale of a result, first, and then the tensors that do not."""
+    if hasattr(result, "weights"):
+        return result.weights, list(result.factors)
+    if hasattr(result, "core"):
+        return result.core, list(result.factors)
+    if hasattr(result, "factors"):
+        return result.factors[-1], list(result.factors[:-1])
+    return result.S, [result.U, result.Vh]
+
+
+def dense(result, like):
+    return (result.to_matrix() if hasattr(result, "to_matrix") else result.to_tensor()).reshape(like.shape)
+
+
+@every_function
+@settings(max_examples=8, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 4), min_size=1, max_size=2),
+    power=st.sampled_from([-900, -301, -3, 1, 70, 501, 1000]),
+    dtype=st.sampled_from([torch.float64, torch.float32]),
+)
+def test_a_power_of_two_in_the_input_comes_out_again_bit_by_bit(name, sizes, power, dtype):
+    power = power if dtype == torch.float64 else power // 10
+    tensor = random_cp((3, 2, *sizes, 4), 2, seed=sum(sizes))[0].to(dtype)
+    scale, others = parts(FUNCTIONS[name](tensor))
+    got_scale, got_others = parts(FUNCTIONS[name](tensor * 2.0**power))
+    assert torch.equal(got_scale, scale * 2.0**power)
+    assert all(torch.equal(got, want) for got, want in zip(got_others, others, strict=True))
+
+
+@every_function
+@pytest.mark.parametrize(("factor", "dtype"), SCALES)
+def test_the_relative_error_does_not_depend_on_the_scale(name, factor, dtype):
+    tensor = random_cp((4, 5, 3), 3, seed=1)[0]
+    tensor = tensor / tensor.abs().max()
+    scaled = (tensor * factor).to(dtype)
+    assert float(scaled.abs().max()) > 0
+    result = FUNCTIONS[name](scaled)
+    again = dense(result, tensor).to(torch.float64) / factor
+    precision = max(1e-6, 8 * torch.finfo(dtype).eps)
+    assert math.isclose(
+        relative(again, tensor), relative(dense(FUNCTIONS[name](tensor), tensor), tensor), abs_tol=precision
+    )
+
+
+@every_function
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "sliced", "gradient"])
+def test_parts_are_contiguous_have_the_inputs_dtype_and_memory_of_their_own(name, dtype, layout):
+    tensor = random_cp((4, 5, 3), 3)[0].to(dtype)
+    if layout == "transposed":
+        tensor = tensor.permute(2, 1, 0)
+    if layout == "sliced":
+        tensor = tensor.repeat_interleave(2, 2)[..., ::2]
+    before = tensor.clone()
+    scale, others = parts(FUNCTIONS[name](tensor.requires_grad_(layout == "gradient")))
+    for part in (scale, *others):
+        assert part.dtype == dtype
+        assert part.is_contiguous()
+        assert not part.requires_grad
+        assert part.untyped_storage().nbytes() == part.numel() * part.element_size()
+    assert torch.equal(tensor, before)
+
+
+@every_function
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_a_zero_tensor_gives_zero_and_a_basis(name, dtype):
+    zero = torch.zeros(4, 5, 3, dtype=dtype)
+    if name in CHAIN:
+        with pytest.raises(ValueError, match="the tensor is zero"):
+            FUNCTIONS[name](zero)
+        return
+    scale, others = parts(FUNCTIONS[name](zero))
+    assert torch.equal(scale, torch.zeros_like(scale))
+    for part in others:
+        rows = part if name.startswith("svd") and part.shape[1] > 5 else part.flatten(0, -2).mT
+        gram = (rows @ rows.mT).to(torch.float64)
+        if name.startswith("cp"):  # unit columns
+            gram = gram.diagonal().diag()
+        assert torch.allclose(gram, torch.eye(len(gram), dtype=torch.float64), atol=8 * torch.finfo(dtype).eps)
+
+
+@every_function
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_values_that_are_not_finite_are_refused_in_the_same_words(name, bad):
+    tensor = randn(4, 5, 3)
+    tensor[1, 2, 0] = bad
+    with pytest.raises(ValueError, match="nan or infinite values; a decomposition of it is not defined"):
+        FUNCTIONS[name](tensor)
+
+
+@every_function
+@pytest.mark.parametrize("shape", [(0, 5, 3), (4, 0, 3), (4, 5, 0)])
+def test_empty_tensors_are_refused(name, shape):
+    with pytest.raises(ValueError, match="without empty modes"):
+        FUNCTIONS[name](torch.zeros(shape))
+
+
+@every_function
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
+def test_what_is_not_a_real_floating_tensor_is_refused(name, dtype):
+    with pytest.raises(TypeError, match="expected a real floating torch tensor, got torch"):
+        FUNCTIONS[name](torch.ones(4, 5, 3, dtype=dtype))
+
+
+@every_function
+def test_a_result_beyond_float16_is_refused_and_one_within_is_finite(name):
+    image = (torch.rand(24, 24, 3, generator=torch.Generator().manual_seed(0)) * 255).round().half()
+    got = FUNCTIONS[name](image)
+    assert bool(dense(got, image).isfinite().all())
+    if name != "tt_matrix of one digit":  # which is the matrix itself
+        with pytest.raises(ValueError, match=r"beyond the largest one of torch.float16, 65504: divide the tensor"):
+            FUNCTIONS[name](image * 250)
+        assert bool(dense(FUNCTIONS[name](image.to(torch.bfloat16) * 250), image).isfinite().all())
+
+
+def test_scaling_leaves_ordinary_results_as_they_are():
+    """By a power of two only: what comes out is what the method gives on the tensor itself."""
+    matrix, tensor = randn(9, 12), randn(6, 5, 4)
+    u, s, _ = torch.linalg.svd(matrix, full_matrices=False)
+    got = decompose.svd(matrix, 9)
+    assert torch.equal(got.S, s)
+    assert torch.equal(got.U.abs(), u.abs())
+    assert torch.equal(decompose.tt(matrix, 4).factors[0][0], u[:, :4])
+    generator = torch.Generator().manual_seed(3)
+    start = [torch.randn(n, 3, generator=generator, dtype=torch.float64) for n in tensor.shape]
+    _, factors = als(tensor / float(tensor.norm()), start, 30, 1e-8)
+    got = decompose.cp(tensor, 3, max_iter=30, seed=3)
+    order = torch.argsort(torch.stack([f.norm(dim=0) for f in factors]).prod(0), descending=True)
+    for ours, theirs in zip(got.factors, factors, strict=True):
+        assert torch.equal(ours, (theirs / theirs.norm(dim=0))[:, order])
+
+
+def test_a_term_of_weight_zero_has_unit_columns_too():
+    tensor = torch.zeros(3, 4, 5, dtype=torch.float64)
+    tensor[0, 0, 0] = 2.0
+    got = decompose.cp(tensor, 2, init="svd")
+    assert torch.allclose(got.weights, torch.tensor([2.0, 0.0], dtype=torch.float64), atol=1e-7)
+    assert all(torch.allclose(f.norm(dim=0), torch.ones(2, dtype=torch.float64)) for f in got.factors)
+
+
+@given(st.sampled_from([1e160, 1e-160, 1.0]), st.sampled_from([1e160, 1e-160, 1.0]))
+def test_factor_bounds_do_not_depend_on_scale(first, second):
+    _, factors = random_cp((4, 3, 5), 2)
+    want = decompose.cp_factor_bounds(factors, 20.0)
+    got = decompose.cp_factor_bounds([first * factors[0], second * factors[1], factors[2]], 20.0)
+    assert torch.allclose(got, want, rtol=1e-6)
+    with pytest.raises(ValueError, match="nan or infinite"):
+        decompose.cp_factor_bounds([math.inf * factors[0], *factors[1:]], 20.0)

@@ -9,13 +9,13 @@ import tensorly as tl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_tensors import random_cp, with_noise
 from scipy.optimize import least_squares
 
 from tnlib import decompose
 from tnlib.decompose.als import als
 from tnlib.decompose.mttkrp import cp_residual, mttkrp_all
 from tnlib.decompose.nls import _conjugate_gradients, balance, gauss_newton_matrix, gauss_newton_product, nls
-from tnlib.study.bench_coupled import random_cp, with_noise
 
 shapes = st.lists(st.integers(1, 5), min_size=2, max_size=5).map(tuple)
 

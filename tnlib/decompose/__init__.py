@@ -1,8 +1,9 @@
 """Matrices and tensors in, factors out.
 
-Every function takes a real floating torch tensor, computes in float64, and gives factors of the input's dtype on the
-input's device. Containers are TensorLy's (`CPTensor`, `TuckerTensor`, `TTTensor`, `TTMatrix`), so their `to_tensor()`
-works on the result; importing this package selects TensorLy's pytorch backend for the process.
+Every function takes a real floating torch tensor of any magnitude, computes in float64, and gives contiguous factors of
+the input's dtype on the input's device, all of them finite, or one clear error. Containers are TensorLy's (`CPTensor`,
+`TuckerTensor`, `TTTensor`, `TTMatrix`), so their `to_tensor()` works on the result; importing this package selects
+TensorLy's pytorch backend for the process.
 """
 
 import tensorly as _tensorly

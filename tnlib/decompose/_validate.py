@@ -10,8 +10,15 @@ import torch
 from torch import Tensor
 
 
-def as_float64(tensor: Tensor, *, order: int | None = None) -> Tensor:
-    """The tensor in float64, checked: real, floating, finite, not empty, of order 2 or more, or as asked for."""
+def scaled(tensor: Tensor, *, order: int | None = None) -> tuple[Tensor, int]:
+    """The tensor in float64 times 2^-exponent, and the exponent: the largest entry comes to lie in [1/2, 1).
+
+    Squares and products of such entries neither overflow nor vanish, and a power of two costs no bit of any of them.
+
+    Raises:
+        TypeError: not a real floating torch tensor.
+        ValueError: an empty tensor, one of order 1 or of another order than asked for, nan or infinite values.
+    """
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
         got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
         raise TypeError(f"expected a real floating torch tensor, got {got}")
@@ -19,10 +26,32 @@ def as_float64(tensor: Tensor, *, order: int | None = None) -> Tensor:
         wanted = f"of order {order}" if order else "of order 2 or more"
         raise ValueError(f"expected a tensor {wanted} without empty modes, got shape {tuple(tensor.shape)}")
     wide = tensor.detach().to(torch.float64)
-    # A finite sum has finite terms, and is much faster to find; one that is not finite may have overflowed.
-    if not math.isfinite(float(wide.sum())) and not bool(torch.isfinite(wide).all()):
+    largest = max(abs(float(end)) for end in wide.aminmax())
+    if not math.isfinite(largest):
         raise ValueError("the tensor holds nan or infinite values; a decomposition of it is not defined")
-    return wide
+    exponent = math.frexp(largest)[1]
+    return _times_power(wide, -exponent), exponent
+
+
+def narrowed(part: Tensor, dtype: torch.dtype, exponent: int = 0) -> Tensor:
+    """A part of the result times 2^exponent, in the input's dtype, contiguous and with memory of its own.
+
+    Raises:
+        ValueError: it holds a number that is too large for the dtype.
+    """
+    result = _times_power(part, exponent).to(dtype).contiguous()
+    if not bool(torch.isfinite(result).all()):
+        raise ValueError(
+            f"the result holds numbers beyond the largest one of {dtype}, {torch.finfo(dtype).max:.5g}: divide the "
+            "tensor by a constant first, or give it in a wider dtype"
+        )
+    return result
+
+
+def _times_power(tensor: Tensor, exponent: int) -> Tensor:
+    """A new tensor, the given one times 2^exponent, in two steps, since 2^exponent alone may be out of range."""
+    half = exponent // 2
+    return (tensor * 2.0**half).mul_(2.0 ** (exponent - half))
 
 
 def one_rank(rank: object, largest: int, what: str) -> int:

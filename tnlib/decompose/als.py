@@ -9,13 +9,8 @@ import torch
 from tensorly.cp_tensor import CPTensor
 from torch import Tensor
 
-from tnlib.decompose.mttkrp import (
-    balanced_split,
-    contract_all_but,
-    contract_back,
-    contract_front,
-    cp_residual,
-)
+from tnlib.decompose import _validate as validate
+from tnlib.decompose.mttkrp import balanced_split, contract_all_but, contract_back, contract_front, cp_residual
 
 
 def als(wide: Tensor, factors: list[Tensor], max_iter: int, tol: float) -> tuple[float, list[Tensor]]:
@@ -63,9 +58,11 @@ def column_norms(factor: Tensor) -> Tensor:
     return torch.where(norms > 0, norms, torch.ones_like(norms))
 
 
-def as_cp_tensor(factors: Sequence[Tensor], scale: float, dtype: torch.dtype) -> CPTensor:
-    """Factors as a `CPTensor`: columns of unit norm, weights non-negative and descending, times `scale`."""
+def as_cp_tensor(factors: Sequence[Tensor], scale: float, exponent: int, dtype: torch.dtype) -> CPTensor:
+    """Factors as a `CPTensor`: columns of unit norm, weights non-negative and descending, times scale 2^exponent."""
     weights = torch.stack([factor.norm(dim=0) for factor in factors]).prod(0) * scale
     order = torch.argsort(weights, descending=True)
-    unit = [(factor / column_norms(factor))[:, order] for factor in factors]
-    return CPTensor((weights[order].to(dtype), [factor.to(dtype).contiguous() for factor in unit]))
+    # A column of zeros, whose term has the weight 0, becomes one of equal entries.
+    unit = [torch.where(factor.any(0), factor / column_norms(factor), len(factor) ** -0.5) for factor in factors]
+    weights = validate.narrowed(weights[order], dtype, exponent)
+    return CPTensor((weights, [validate.narrowed(factor[:, order], dtype) for factor in unit]))

@@ -63,9 +63,10 @@ def cp_factor_bounds(factors: Sequence[Tensor], snr_db: float) -> Tensor:
         (Q, R): the bound on E ||p_hat - p||^2 of column r of factor q, both of unit norm, sign and permutation known.
 
     Raises:
-        ValueError: factors of different numbers of columns, or with a column of zeros.
+        ValueError: factors of different numbers of columns, with a column of zeros, with nan or infinite values.
     """
-    wide = [factor.detach().to(torch.float64) for factor in factors]
+    # The bound does not depend on how large the factors are.
+    wide = [validate.scaled(factor, order=2)[0] for factor in factors]
     rank = wide[0].shape[1]
     if {factor.shape[1] for factor in wide} != {rank} or any(bool((f == 0).all(0).any()) for f in wide):
         raise ValueError("expected factors with equally many columns, none of them zero")

@@ -65,7 +65,7 @@ def coupled_cp(
     Raises:
         ValueError: a condition of the chain fails (the message says which, and what to do); an unknown option.
     """
-    wide = validate.as_float64(tensor)
+    wide, exponent = validate.scaled(tensor)
     rank = validate.one_rank(rank, validate.max_cp_rank(wide.shape), "CP rank")
     if step not in ("closed", "als") or polish not in (None, "als", "nls"):
         raise ValueError(f"unknown step {step!r} or polish {polish!r}; expected step closed or als, polish als or nls")
@@ -87,7 +87,7 @@ def coupled_cp(
     parts = [part.to(wide.device) for part in parts]
     if polish is not None:
         parts = {"als": als, "nls": nls}[polish](wide / scale, parts, max_iter, tol)[1]
-    return as_cp_tensor(parts, scale, tensor.dtype)
+    return as_cp_tensor(parts, scale, exponent, tensor.dtype)
 
 
 def group_modes(shape: Sequence[int], rank: int, merge: bool) -> list[list[int]]:

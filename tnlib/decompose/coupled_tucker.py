@@ -48,7 +48,7 @@ def coupled_tucker(
     Raises:
         ValueError: a rank that is out of range, a `core_at` that is no mode, an unknown option.
     """
-    wide = validate.as_float64(tensor)
+    wide, exponent = validate.scaled(tensor)
     shape = tuple(wide.shape)
     ranks = validate.many_ranks(rank, [min(n, wide.numel() // n) for n in shape], "Tucker rank")
     if core_at is None:
@@ -63,7 +63,8 @@ def coupled_tucker(
         core, factors = _read_from_train(wide, ranks, core_at, sketch, seed)
     else:
         core, factors = _towards(wide, ranks, core_at, sketch, seed)
-    return TuckerTensor((core.to(tensor.dtype), [factor.to(tensor.dtype).contiguous() for factor in factors]))
+    core = validate.narrowed(core, tensor.dtype, exponent)
+    return TuckerTensor((core, [validate.narrowed(factor, tensor.dtype) for factor in factors]))
 
 
 def _towards(

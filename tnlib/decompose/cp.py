@@ -11,10 +11,7 @@ from torch import Tensor
 from tnlib.decompose import _validate as validate
 from tnlib.decompose.als import als, as_cp_tensor
 from tnlib.decompose.coupled import coupled_cp
-from tnlib.decompose.mttkrp import khatri_rao_all, mttkrp
 from tnlib.decompose.nls import nls
-
-__all__ = ["cp", "khatri_rao_all", "mttkrp"]
 
 
 def cp(
@@ -54,9 +51,10 @@ def cp(
         `CPTensor` with weights (R,), descending, and factors (N_q, R) with columns of unit norm.
 
     Raises:
-        ValueError: a rank that is out of range, an unknown method or init, fewer than one restart or sweep.
+        ValueError: nan or infinite values, a rank that is out of range, an unknown method or init, fewer than one
+            restart or iteration, weights too large for the input's dtype.
     """
-    wide = validate.as_float64(tensor)
+    wide, exponent = validate.scaled(tensor)
     rank = validate.one_rank(rank, validate.max_cp_rank(wide.shape), "CP rank")
     if method not in ("als", "nls", "coupled") or init not in ("random", "svd"):
         raise ValueError(
@@ -71,9 +69,11 @@ def cp(
     if polish is not None or merge_modes:
         raise ValueError(f"polish and merge_modes belong to method coupled, not to {method}")
     fit = als if method == "als" else nls
-    scale = float(wide.norm()) or 1.0
+    scale = float(wide.norm())
+    if scale == 0:  # any unit columns will do
+        return as_cp_tensor(_start(wide, rank, init, seed), scale, exponent, tensor.dtype)
     runs = [fit(wide / scale, _start(wide, rank, init, seed + run), max_iter, tol) for run in range(restarts)]
-    return as_cp_tensor(min(runs, key=lambda run: run[0])[1], scale, tensor.dtype)
+    return as_cp_tensor(min(runs, key=lambda run: run[0])[1], scale, exponent, tensor.dtype)
 
 
 def _start(wide: Tensor, rank: int, init: str, seed: int) -> list[Tensor]:

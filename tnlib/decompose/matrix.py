@@ -34,9 +34,10 @@ def svd(matrix: Tensor, rank: int | None = None, *, rel_error: float | None = No
         `TruncatedSVD`, the signs fixed so that the largest entry of each left vector is positive.
 
     Raises:
-        ValueError: a rank that is out of range, both or neither of rank and rel_error, nan.
+        ValueError: a rank that is out of range, both or neither of rank and rel_error, nan or infinite values,
+            singular values too large for the input's dtype.
     """
-    wide = validate.as_float64(matrix, order=2)
+    wide, exponent = validate.scaled(matrix, order=2)
     validate.check_rank_or_error(rank, rel_error)
     if rank is not None:
         rank = validate.one_rank(rank, min(wide.shape), "rank")
@@ -46,4 +47,5 @@ def svd(matrix: Tensor, rank: int | None = None, *, rel_error: float | None = No
         rank = validate.tail_rank(s, rel_error * float(wide.norm()))
     u, s, vh = u[:, :rank], s[:rank], vh[:rank]
     signs = torch.where(u.gather(0, u.abs().argmax(0, keepdim=True)) < 0, -1.0, 1.0).to(u)
-    return TruncatedSVD(*(part.to(matrix.dtype) for part in (u * signs, s, vh * signs.mT)))
+    u, vh = (validate.narrowed(part, matrix.dtype) for part in (u * signs, vh * signs.mT))
+    return TruncatedSVD(u, validate.narrowed(s, matrix.dtype, exponent), vh)

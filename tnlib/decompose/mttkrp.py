@@ -1,4 +1,8 @@
-"""Matricized tensor times Khatri-Rao product, for one mode and for all of them at once."""
+"""Matricized tensor times Khatri-Rao product (MTTKRP) of every mode, and the partial contractions that it is made of.
+
+The tensor is never permuted: one matrix product contracts the modes at its front or its back, batched products over the
+R columns contract the rest (after Phan, Tichavsky and Cichocki 2013, section III).
+"""
 
 from __future__ import annotations
 
@@ -8,33 +12,6 @@ from collections.abc import Sequence
 import torch
 from tensorly.tenalg import khatri_rao
 from torch import Tensor
-
-
-def mttkrp(tensor: Tensor, factors: Sequence[Tensor], mode: int) -> Tensor:
-    """Matricized tensor times Khatri-Rao product: unfold(tensor, mode) @ khatri_rao(all factors but that mode's).
-
-    The tensor is never permuted: one matrix product contracts some modes at its front or its back, batched products
-    over the R columns contract the rest (after Phan, Tichavsky and Cichocki 2013, section III). The modes of the
-    first product are those that keep its Khatri-Rao factor and its result smallest together.
-
-    Args:
-        tensor: sizes N_1 .. N_Q.
-        factors: one of shape (N_q, R) for each mode; that of `mode` is not used.
-        mode: the mode that stays.
-
-    Returns:
-        Tensor (N_mode, R).
-    """
-    shape, order = tensor.shape, tensor.ndim
-
-    def size(split: int) -> int:
-        return math.prod(shape[:split]) + math.prod(shape[split:])
-
-    fronts, backs = range(1, mode + 1), range(mode + 1, order)
-    split = min((*fronts, *backs), key=size)
-    if split <= mode:
-        return contract_all_but(contract_front(tensor, factors, split), factors[split:], mode - split)
-    return contract_all_but(contract_back(tensor, factors, split), factors[:split], mode)
 
 
 def balanced_split(shape: Sequence[int]) -> int:
@@ -65,7 +42,7 @@ def contract_all_but(partial: Tensor, factors: Sequence[Tensor], mode: int) -> T
 
 
 def mttkrp_all(tensor: Tensor, factors: Sequence[Tensor]) -> list[Tensor]:
-    """`mttkrp` for every mode with the same factors, reading the tensor twice only, whatever its order.
+    """For each mode, unfold(tensor, mode) @ khatri_rao(all other factors), (N_mode, R), reading the tensor twice only.
 
     The modes fall into two groups; each group's partial contraction serves all modes of the other one (the first
     level of the dimension tree of Phan, Tichavsky and Cichocki 2013).

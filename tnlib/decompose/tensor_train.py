@@ -27,9 +27,10 @@ def tt(tensor: Tensor, rank: int | Sequence[int] | None = None, *, rel_error: fl
         left-orthogonal.
 
     Raises:
-        ValueError: a rank that is out of range (the message names the largest useful one), nan.
+        ValueError: a rank that is out of range (the message names the largest useful one), nan or infinite values, a
+            last core with numbers too large for the input's dtype.
     """
-    wide = validate.as_float64(tensor)
+    wide, exponent = validate.scaled(tensor)
     validate.check_rank_or_error(rank, rel_error)
     shape, cores, left = tuple(wide.shape), [], 1
     ranks = None if rank is None else validate.many_ranks(rank, validate.max_tt_ranks(shape), "TT rank")
@@ -40,8 +41,8 @@ def tt(tensor: Tensor, rank: int | Sequence[int] | None = None, *, rel_error: fl
         kept = validate.tail_rank(s, threshold) if ranks is None else min(ranks[q], len(s))
         cores.append(u[:, :kept].reshape(left, size, kept))
         rest, left = s[:kept, None] * vh[:kept], kept
-    cores.append(rest.reshape(left, shape[-1], 1))
-    return TTTensor([core.to(tensor.dtype).contiguous() for core in cores])
+    last = validate.narrowed(rest.reshape(left, shape[-1], 1), tensor.dtype, exponent)
+    return TTTensor([*(validate.narrowed(core, tensor.dtype) for core in cores), last])
 
 
 def tt_matrix(
@@ -67,7 +68,7 @@ def tt_matrix(
     Raises:
         ValueError: digits that do not multiply to the matrix's shape, or a bad rank.
     """
-    validate.as_float64(matrix, order=2)
+    wide, exponent = validate.scaled(matrix, order=2)
     rows, cols = tuple(row_dims), tuple(col_dims)
     if len(rows) != len(cols) or (math.prod(rows), math.prod(cols)) != tuple(matrix.shape):
         raise ValueError(
@@ -77,7 +78,7 @@ def tt_matrix(
     d = len(rows)
     if d == 1:
         validate.many_ranks(() if rank is None else rank, (), "TT rank")
-        return TTMatrix([matrix[None, :, :, None].clone()])
+        return TTMatrix([validate.narrowed(wide[None, :, :, None], matrix.dtype, exponent)])
     paired = [axis for k in range(d) for axis in (k, d + k)]
     tensor = matrix.reshape(*rows, *cols).permute(paired).reshape([m * n for m, n in zip(rows, cols, strict=True)])
     train = tt(tensor, rank, rel_error=rel_error)

@@ -44,7 +44,7 @@ def tucker(
     Raises:
         ValueError: unknown or repeated modes, a rank that is out of range, an unknown method.
     """
-    wide = validate.as_float64(tensor)
+    wide, exponent = validate.scaled(tensor)
     validate.check_rank_or_error(rank, rel_error)
     if method not in ("hooi", "hosvd"):
         raise ValueError(f"unknown method {method!r}; expected hooi or hosvd")
@@ -73,7 +73,8 @@ def tucker(
         factors = dict(zip(chosen, improved, strict=True))
     core = tl.tenalg.multi_mode_dot(wide, [factors[m] for m in chosen], chosen, transpose=True) if chosen else wide
     every = [factors.get(m, torch.eye(wide.shape[m], dtype=wide.dtype, device=wide.device)) for m in range(wide.ndim)]
-    return TuckerTensor((core.to(tensor.dtype), [factor.to(tensor.dtype).contiguous() for factor in every]))
+    core = validate.narrowed(core, tensor.dtype, exponent)
+    return TuckerTensor((core, [validate.narrowed(factor, tensor.dtype) for factor in every]))
 
 
 def _normalised(modes: Sequence[int] | None, order: int) -> list[int]:
