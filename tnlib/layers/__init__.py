@@ -1,45 +1,44 @@
-"""Drop-in replacements for torch layers, built on factors of their weights: `factorize` is the one way in."""
+"""Drop-in replacements for torch layers, built on factors of their weights: `factorize` in, `freeze` out to use."""
 
-from tnlib.layers.conv import CPConv2d, FactorizedConv2d, SpatialSVDConv2d, SVDConv2d, TTConv2d, Tucker2Conv2d
-from tnlib.layers.conv1d import CPConv1d, SVDConv1d, TTConv1d, Tucker2Conv1d
-from tnlib.layers.cost_model import CostModel, Product
+from tnlib.layers.conv import CP3Conv, CPConv, SpatialSVDConv, SVDConv, TTConv, Tucker2Conv
 from tnlib.layers.cp_linear import CPLinear
 from tnlib.layers.digits import balanced_dims, padded_dims
-from tnlib.layers.embedding import SVDEmbedding, TTEmbedding
-from tnlib.layers.factory import FORMATS, factorize, max_rank
+from tnlib.layers.embedding import SVDEmbedding
+from tnlib.layers.factorized import Factorized
+from tnlib.layers.factory import FORMATS, factorize, macs, max_rank, size
+from tnlib.layers.freeze import freeze
 from tnlib.layers.linear import SVDLinear
-from tnlib.layers.plan import ChainPlan, plan_chain
-from tnlib.layers.tensorized_conv import TensorizedTTConv2d
-from tnlib.layers.tt_linear import TTLinear
-from tnlib.layers.tucker_conv import TuckerConv2d
+from tnlib.layers.stages import Metric
+from tnlib.layers.tt_linear import TTLinear, TTMLinear
+from tnlib.layers.ttm_conv import TTMConv
+from tnlib.layers.ttm_embedding import TTMEmbedding
+from tnlib.layers.tucker_conv import TuckerConv
 from tnlib.layers.tucker_linear import TuckerLinear
 
 __all__ = [
     "FORMATS",
-    "CPConv1d",
-    "CPConv2d",
+    "CP3Conv",
+    "CPConv",
     "CPLinear",
-    "ChainPlan",
-    "CostModel",
-    "FactorizedConv2d",
-    "Product",
-    "SVDConv1d",
-    "SVDConv2d",
+    "Factorized",
+    "Metric",
+    "SVDConv",
     "SVDEmbedding",
     "SVDLinear",
-    "SpatialSVDConv2d",
-    "TTConv1d",
-    "TTConv2d",
-    "TTEmbedding",
+    "SpatialSVDConv",
+    "TTConv",
     "TTLinear",
-    "TensorizedTTConv2d",
-    "Tucker2Conv1d",
-    "Tucker2Conv2d",
-    "TuckerConv2d",
+    "TTMConv",
+    "TTMEmbedding",
+    "TTMLinear",
+    "Tucker2Conv",
+    "TuckerConv",
     "TuckerLinear",
     "balanced_dims",
     "factorize",
+    "freeze",
+    "macs",
     "max_rank",
     "padded_dims",
-    "plan_chain",
+    "size",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 
 def balanced_dims(size: int, count: int) -> tuple[int, ...]:
@@ -43,9 +44,15 @@ def padded_dims(size: int, count: int) -> tuple[int, ...]:
 
 
 def paired_dims(
-    outputs: int, inputs: int, row_dims: Sequence[int] | None, col_dims: Sequence[int] | None, *, count: int = 3
+    outputs: int,
+    inputs: int,
+    row_dims: Sequence[int] | None,
+    col_dims: Sequence[int] | None,
+    *,
+    count: int = 3,
+    paired: bool = True,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Row and column digits of an (outputs x inputs) matrix: those given, the others chosen, equally many of both.
+    """Row and column digits of an (outputs x inputs) matrix: those given, the others chosen, equally many if `paired`.
 
     Products may exceed the sizes: the matrix is then padded with zeros.
 
@@ -55,11 +62,17 @@ def paired_dims(
     number = len(row_dims or col_dims or range(count))
     rows = tuple(row_dims) if row_dims else padded_dims(outputs, number)
     cols = tuple(col_dims) if col_dims else padded_dims(inputs, number)
-    if len(rows) != len(cols) or min(rows + cols) < 1:
-        raise ValueError(f"row_dims {rows} and col_dims {cols} must be equally many positive digits")
+    if (paired and len(rows) != len(cols)) or min(rows + cols) < 1:
+        raise ValueError(f"row_dims {rows} and col_dims {cols} must be{' equally many' * paired} positive digits")
     if math.prod(rows) < outputs or math.prod(cols) < inputs:
         raise ValueError(
             f"row_dims {rows} and col_dims {cols} multiply to {math.prod(rows)} x {math.prod(cols)}, "
             f"which is less than the weight's {outputs} x {inputs}"
         )
     return rows, cols
+
+
+def chosen_digits(shape: Sequence[int], options: dict[str, Any]) -> dict[str, Any]:
+    """Takes `row_dims` and `col_dims` of a kernel (outputs, inputs, ..) out of options; what is not given is chosen."""
+    rows, cols = paired_dims(shape[0], shape[1], options.pop("row_dims", None), options.pop("col_dims", None))
+    return {"row_dims": rows, "col_dims": cols}

@@ -7,80 +7,101 @@ from typing import Any, Literal
 
 from torch import nn
 
-from tnlib.layers.conv import CPConv2d, SpatialSVDConv2d, SVDConv2d, TTConv2d, Tucker2Conv2d
-from tnlib.layers.conv1d import CPConv1d, SVDConv1d, TTConv1d, Tucker2Conv1d
+from tnlib.layers import eligible
+from tnlib.layers.conv import CP3Conv, CPConv, SpatialSVDConv, SVDConv, TTConv, Tucker2Conv
 from tnlib.layers.cp_linear import CPLinear
-from tnlib.layers.embedding import SVDEmbedding, TTEmbedding
+from tnlib.layers.embedding import SVDEmbedding
+from tnlib.layers.factorized import Factorized
 from tnlib.layers.linear import SVDLinear
-from tnlib.layers.tensorized_conv import TensorizedTTConv2d
-from tnlib.layers.tt_linear import TTLinear
-from tnlib.layers.tucker_conv import TuckerConv2d
+from tnlib.layers.ranks import Ranks
+from tnlib.layers.tt_linear import TTLinear, TTMLinear
+from tnlib.layers.ttm_conv import TTMConv
+from tnlib.layers.ttm_embedding import TTMEmbedding
+from tnlib.layers.tucker_conv import TuckerConv
 from tnlib.layers.tucker_linear import TuckerLinear
 
-_CONV2D = (SVDConv2d, SpatialSVDConv2d, CPConv2d, Tucker2Conv2d, TuckerConv2d, TTConv2d)
-FORMATS: dict[type[nn.Module], dict[str, Any]] = {
-    nn.Linear: {cls.format: cls for cls in (SVDLinear, CPLinear, TuckerLinear, TTLinear)},
-    nn.Conv2d: {cls.format: cls for cls in _CONV2D},
-    nn.Conv1d: {cls.format: cls for cls in (SVDConv1d, CPConv1d, Tucker2Conv1d, TTConv1d)},
-    nn.Embedding: {cls.format: cls for cls in (SVDEmbedding, TTEmbedding)},
+
+def _by_name(*classes: type[Factorized]) -> dict[str, type[Factorized]]:
+    return {cls.format: cls for cls in classes}
+
+
+_CONV = (SVDConv, CPConv, CP3Conv, Tucker2Conv, TuckerConv, TTConv, TTMConv)
+FORMATS: dict[type[nn.Module], dict[str, type[Factorized]]] = {
+    nn.Linear: _by_name(SVDLinear, CPLinear, TuckerLinear, TTLinear, TTMLinear),
+    nn.Conv1d: _by_name(*_CONV),
+    nn.Conv2d: _by_name(SVDConv, SpatialSVDConv, *_CONV[1:]),
+    nn.Conv3d: _by_name(*_CONV),
+    nn.Embedding: _by_name(SVDEmbedding, TTMEmbedding),
 }
 
 
 def factorize(
     layer: nn.Module,
     format: str,
-    rank: int | Sequence[int],
+    rank: Any = None,
+    *,
     weights: Literal["pretrained", "fresh"] = "pretrained",
     **options: Any,
-) -> nn.Module:
+) -> Factorized:
     """Replace a layer by one on the factors of its weight, or by one of the same shapes to be trained from scratch.
 
     Args:
-        layer: `nn.Linear`, `nn.Conv2d`, `nn.Conv1d` or `nn.Embedding`; it is left untouched.
-        format: for `nn.Linear` `svd`, `cp`, `tucker` or `tt`; for `nn.Conv2d` `svd`, `spatial_svd`, `cp`, `tucker2`,
-            `tucker` or `tt`; for `nn.Conv1d` `svd`, `cp`, `tucker2` or `tt`; for `nn.Embedding` `svd` or `tt`.
-        rank: the format's rank (of each group's kernel, for a grouped convolution).
-        weights: `pretrained` decomposes the layer's weight; `fresh` draws random factors whose product has the variance
-            gain^2 / fan_in (options `gain` and `seed`).
-        options: for the decomposition; for `cp`, `tucker` and `tt` of a linear layer and `tt` of an embedding also
-            `row_dims` and `col_dims`. These two make `tt` of a convolution the tensorized one of Garipov et al. 2016.
+        layer: `nn.Linear`, `nn.Conv1d`, `nn.Conv2d`, `nn.Conv3d` or `nn.Embedding`; it is left untouched. If it shares
+            its weight with another layer, the two are independent afterwards.
+        format: for `nn.Linear` `svd`, `cp`, `tucker`, `tt` or `ttm`; for convolutions `svd`, `cp`, `cp3`, `tucker2`,
+            `tucker`, `tt` or `ttm`, and `spatial_svd` for `nn.Conv2d`; for `nn.Embedding` `svd` or `ttm`.
+        rank: the format's rank (of each group's kernel, for a grouped convolution); or one of
+            `rel_error=`: the largest error of the weight, relative to its norm, and
+            `share=`: of the layer's cost, `of="params"` (default) or `of="macs"`; the largest rank that fits is taken.
+        weights: `pretrained` decomposes the layer's weight; `fresh` draws random factors whose product has the mean
+            square gain^2 / fan_in (options `gain` and `seed`).
+        options: for the decomposition (`seed`, `max_iter` ..); `metric` (a `Metric`); for formats in digits (`ttm`,
+            and all but `svd` of a linear layer) also `row_dims` and `col_dims`.
 
     Returns:
-        A module with the layer's inputs, outputs, dtype, device and train/eval mode, and with `rank`,
-        `dense_weight()` and `from_layer`.
+        A module with the layer's inputs, outputs, attributes, dtype, device and train/eval mode, and with `rank`,
+        `factors()`, `dense_weight()` (also `weight`).
 
     Raises:
-        TypeError: a layer that cannot be factorized.
+        TypeError: a layer that cannot be factorized; an unknown option.
         ValueError: an unknown format, or a rank that is out of range (the message names the largest useful one).
     """
-    cls = _class_for(layer, format)
-    if cls is TTConv2d and {"row_dims", "col_dims"} & set(options):
-        cls = TensorizedTTConv2d
+    cls = format_class(layer, format)
     if weights not in ("pretrained", "fresh"):
         raise ValueError(f"weights must be 'pretrained' or 'fresh', got {weights!r}")
-    make = cls.from_layer if weights == "pretrained" else cls.fresh
-    module: nn.Module = make(layer, rank, **options)
-    return module
+    if weights == "fresh":
+        return cls.fresh(layer, rank, **options)
+    return cls.from_layer(layer, rank, **options)
 
 
-def max_rank(layer: nn.Module, format: str) -> int | tuple[int, ...]:
-    """The largest useful rank of a layer in a format, in its default digits: there an exact factorization exists.
+def max_rank(layer: nn.Module, format: str, **digits: Any) -> Ranks:
+    """The largest useful rank of a layer in a format: there an exact factorization exists.
 
-    All formats but `cp` find it; for `cp` ALS need not.
+    All formats but the CPDs find it; for these ALS need not. `digits` are `row_dims` and `col_dims`, where a format has
+    them.
     """
-    weight = layer.weight
-    cls = _class_for(layer, format)
-    shape = list(weight.shape)  # type: ignore[arg-type]
-    shape[0] //= getattr(layer, "groups", 1)
-    result: int | tuple[int, ...] = cls.max_rank(shape)
-    return result
+    return format_class(layer, format).max_rank(layer, **digits)
 
 
-def _class_for(layer: nn.Module, format: str) -> Any:
+def size(layer: nn.Module, format: str, rank: Any, **digits: Any) -> int:
+    """Parameters, bias included, of the layer that `factorize` makes; nothing is built."""
+    return format_class(layer, format).size(layer, rank, **digits)
+
+
+def macs(layer: nn.Module, format: str, rank: Any, output_size: Sequence[int] | None = None, **digits: Any) -> int:
+    """Multiply-accumulates of one sample in the layer that `factorize` makes; nothing is built.
+
+    `output_size` is that of a convolution, (height, width); by default those of one output position count.
+    """
+    return format_class(layer, format).macs(layer, rank, output_size, **digits)
+
+
+def format_class(layer: nn.Module, format: str) -> type[Factorized]:
+    """The class of a format for a layer; TypeError for a layer without formats, ValueError for an unknown format."""
     formats = next((formats for kind, formats in FORMATS.items() if isinstance(layer, kind)), None)
     if formats is None:
-        known = " or ".join(f"nn.{kind.__name__}" for kind in FORMATS)
-        raise TypeError(f"cannot factorize {type(layer).__name__}; expected {known}")
+        eligible.require(layer, tuple(FORMATS), "layers.factorize")
+        raise AssertionError("every kind of layer that is eligible has formats")
     if format not in formats:
         raise ValueError(f"unknown format {format!r} for {type(layer).__name__}; expected one of {', '.join(formats)}")
     return formats[format]

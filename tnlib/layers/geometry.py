@@ -1,60 +1,71 @@
-"""How a convolution walks over its input, for modules that compute their kernel and cannot be an `nn.Conv2d`."""
+"""How a convolution walks over its input, for modules that compute their kernel and cannot be a torch convolution."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Stride and dilation (vertical, horizontal) of an `nn.Conv2d`, and its padding as (left, right, top, bottom)."""
+    """Stride and dilation of a convolution in each spatial axis, and its padding (before, after) in each."""
 
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
-    pads: tuple[int, int, int, int]
+    pads: tuple[tuple[int, int], ...]
     mode: str
 
     @classmethod
-    def of(cls, layer: nn.Conv2d) -> Self:
-        """The geometry of a layer; `same` and `valid` become numbers, `same` with the odd one right and below."""
+    def of(cls, layer: Any) -> Self:
+        """The geometry of a layer; `same` and `valid` become numbers, `same` with the odd one behind."""
         if layer.padding == "same":
             total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-            top, left = (t // 2 for t in total)
-            pads = left, total[1] - left, top, total[0] - top
+            pads = tuple((t // 2, t - t // 2) for t in total)
         else:
-            height, width = (0, 0) if isinstance(layer.padding, str) else layer.padding
-            pads = width, width, height, height
+            numbers = [0] * len(layer.stride) if isinstance(layer.padding, str) else layer.padding
+            pads = tuple((p, p) for p in numbers)
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        return cls(layer.stride, layer.dilation, pads, mode)
+        return cls(tuple(layer.stride), tuple(layer.dilation), pads, mode)
 
-    def conv(self, x: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
-        """Convolve (B, C, H, W) with (T, C / groups, kh, kw); (B, C, D, H, W) likewise, the kernel shared over D."""
-        left, right, top, bottom = self.pads
-        padding = (top, left)
-        if self.mode != "constant" or (left, top) != (right, bottom):
-            flat = F.pad(x.flatten(1, -3), self.pads, mode=self.mode)
-            x = flat.reshape(*x.shape[:-2], *flat.shape[-2:])
-            padding = (0, 0)
-        if x.ndim == 4:
-            return F.conv2d(x, weight, None, self.stride, padding, self.dilation, groups)
-        deep = (1, *self.stride), (0, *padding), (1, *self.dilation)
-        return F.conv3d(x, weight.unsqueeze(2), None, *deep, groups)
+    @classmethod
+    def plain(cls, axes: int) -> Self:
+        """Of a 1x1 convolution."""
+        return cls((1,) * axes, (1,) * axes, ((0, 0),) * axes, "constant")
 
-    def output_size(self, size: Sequence[int], kernel: Sequence[int]) -> tuple[int, int]:
-        """Height and width that a kernel of height and width `kernel` makes of an input's."""
-        left, right, top, bottom = self.pads
-        height, width = (
-            (n + pad - d * (k - 1) - 1) // s + 1
-            for n, pad, k, d, s in zip(
-                size, (top + bottom, left + right), kernel, self.dilation, self.stride, strict=True
-            )
+    def conv(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, groups: int = 1) -> Tensor:
+        """Convolve (B, C, *size) with (T, C / groups, *window); (B, C, D, *size) likewise, the kernel shared over D."""
+        axes = len(self.stride)
+        deep = x.ndim - 2 - axes
+        padding = [before for before, _ in self.pads]
+        if self.mode != "constant" or any(before != after for before, after in self.pads):
+            flat = x.flatten(1, 1 + deep)
+            flat = F.pad(flat, [n for pair in reversed(self.pads) for n in pair], mode=self.mode)
+            x = flat.reshape(*x.shape[: 2 + deep], *flat.shape[2:])
+            padding = [0] * axes
+        if not deep:
+            return _CONV[axes](x, weight, bias, self.stride, padding, self.dilation, groups)
+        how = (1, *self.stride), (0, *padding), (1, *self.dilation)
+        return _CONV[axes + 1](x, weight.unsqueeze(2), bias, *how, groups)
+
+    def output_size(self, size: Sequence[int], window: Sequence[int]) -> tuple[int, ...]:
+        """The size that a window makes of an input's."""
+        return tuple(
+            (n + sum(pad) - d * (k - 1) - 1) // s + 1
+            for n, pad, k, d, s in zip(size, self.pads, window, self.dilation, self.stride, strict=True)
         )
-        return height, width
+
+    def input_size(self, size: Sequence[int], window: Sequence[int]) -> tuple[int, ...]:
+        """The largest size of an input whose output has this size."""
+        return tuple(
+            n * s + d * (k - 1) - sum(pad)
+            for n, pad, k, d, s in zip(size, self.pads, window, self.dilation, self.stride, strict=True)
+        )
 
     def __str__(self) -> str:
         return f"stride={self.stride}, pads={self.pads}, dilation={self.dilation}, mode={self.mode}"

@@ -2,69 +2,87 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from tnlib import decompose
-from tnlib.decompose._validate import one_rank
+from tnlib.decompose import _validate as validate
+from tnlib.layers.factorized import Factorized
+from tnlib.layers.stages import Stage, own_parameter
 
 
-class SVDLinear(nn.Sequential):
-    """Two linear layers through R features: truncated SVD of the weight. Rank: one integer, at most min(out, in)."""
+class SVDLinear(Factorized, nn.Sequential):
+    """Two linear layers through R features: truncated SVD of the weight. Rank: one integer, at most min(out, in).
 
-    format: ClassVar[str] = "svd"
+    `factors()` are (R, in) and (out, R), the weights of the two.
+    """
+
+    format = "svd"
+    replaces = (nn.Linear,)
+    attributes = ("in_features", "out_features")
 
     @property
-    def rank(self) -> int:
-        """Features between the two layers."""
-        return self._parts()[0].out_features
+    def bias(self) -> nn.Parameter | None:
+        """The second layer's bias."""
+        bias: nn.Parameter | None = self[1].bias
+        return bias
 
-    def _parts(self) -> list[nn.Linear]:
-        return [part for part in self if isinstance(part, nn.Linear)]
+    def __getitem__(self, index: Any) -> Any:
+        """One of the two; of a slice, a plain sequence."""
+        return nn.Sequential(*list(self)[index]) if isinstance(index, slice) else super().__getitem__(index)
 
-    @classmethod
-    def from_layer(cls, layer: nn.Linear, rank: int, **options: Any) -> Self:
-        """Decompose a layer's weight; bias, dtype, device and train/eval mode carry over. ValueError for a bad rank."""
-        u, s, vh = decompose.svd(layer.weight.detach().double(), rank, **options)
-        root = s.sqrt()
-        first, second = _linear(root[:, None] * vh, None, layer), _linear(u * root, layer.bias, layer)
-        return cls(first, second).train(layer.training)
+    def factors(self) -> list[nn.Parameter]:
+        """The weights of the two layers."""
+        return [self[0].weight, self[1].weight]
 
     @classmethod
-    def fresh(cls, layer: nn.Linear, rank: int, *, gain: float = math.sqrt(2.0), seed: int = 0) -> Self:
-        """The same two layers with random weights of variance 1 / R and gain^2 / in; their product has gain^2 / in."""
-        rank = one_rank(rank, min(layer.weight.shape), "rank")
-        generator = torch.Generator().manual_seed(seed)
-        outputs, inputs = layer.weight.shape
-        first = torch.randn(rank, inputs, generator=generator) * gain / math.sqrt(inputs)
-        second = torch.randn(outputs, rank, generator=generator) / math.sqrt(rank)
-        bias = None if layer.bias is None else torch.zeros_like(layer.bias)
-        return cls(_linear(first, None, layer), _linear(second, bias, layer)).train(layer.training)
+    def _limits(cls, shape: Sequence[int], **digits: Any) -> int:
+        return min(shape)
 
-    @staticmethod
-    def max_rank(weight_shape: Sequence[int]) -> int:
-        """The largest useful rank for a weight of shape (out, in)."""
-        return min(weight_shape)
+    @classmethod
+    def _stages(cls, shape: Sequence[int], rank: Any, **digits: Any) -> list[Stage]:
+        rank = validate.one_rank(rank, min(shape), "rank")
+        return [Stage((rank, shape[1]), shape[1]), Stage((shape[0], rank), rank)]
+
+    @classmethod
+    def _factor(cls, kernel: Tensor, rank: Any, rel_error: float | None, seed: int, **options: Any) -> list[Tensor]:
+        u, s, vh = decompose.svd(kernel, rank, rel_error=rel_error, **options)
+        return [vh, u * s]
+
+    @classmethod
+    def _rank_of(cls, factors: Sequence[Tensor]) -> int:
+        return int(factors[0].shape[0])
+
+    @classmethod
+    def _assemble(cls, like: Any, factors: Sequence[Tensor], bias: Tensor | None) -> Self:
+        first, second = factors
+        chain = cls(_linear(first, None, like), _linear(second, bias, like))
+        return chain._become(like)
+
+    @classmethod
+    def _square_norm(cls, factors: Sequence[Tensor]) -> float:
+        first, second = (torch.linalg.qr(part).R for part in (factors[0].mT, factors[1]))
+        return float((second @ first.mT).square().sum())
+
+    @classmethod
+    def macs(cls, layer: Any, rank: Any, output_size: Sequence[int] | None = None, **digits: Any) -> int:
+        """Multiply-accumulates of one sample (one row)."""
+        return sum(stage.shape[0] * stage.shape[1] for stage in cls._stages(cls._shape_of(layer), rank))
 
     def dense_weight(self) -> Tensor:
         """The (out, in) weight that the two layers multiply out to; differentiable."""
-        first, second = self._parts()
-        weight: Tensor = second.weight @ first.weight
-        return weight
+        first, second = self.factors()
+        return second @ first
 
 
 def _linear(weight: Tensor, bias: Tensor | None, like: nn.Linear) -> nn.Linear:
-    """An `nn.Linear` with this weight and bias, of the other one's dtype, device and need for gradients."""
+    """An `nn.Linear` with this weight and bias, of the other one's dtype and device."""
     outputs, inputs = weight.shape
-    place = {"device": like.weight.device, "dtype": like.weight.dtype}
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias is not None, **place)
-    with torch.no_grad():
-        layer.weight.copy_(weight)
-        if bias is not None:
-            layer.bias.copy_(bias)
-    layer.requires_grad_(like.weight.requires_grad)
-    return layer
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=False, device=like.weight.device)
+    layer.weight = own_parameter(weight, like.weight)
+    if bias is not None:
+        layer.bias = own_parameter(bias, bias)
+    return layer.train(like.training)

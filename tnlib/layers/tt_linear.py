@@ -1,30 +1,28 @@
-"""A fully connected layer on a TT-matrix."""
+"""Fully connected layers on a TT-matrix, and on a tensor train through the digits of rows and columns in turn."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tnlib import decompose
-from tnlib.decompose._validate import many_ranks
+from tnlib.contract import Plan, plan_chain
 from tnlib.layers.digits import paired_dims
-from tnlib.layers.plan import ChainPlan, plan_chain
-from tnlib.layers.sweep import Rows, merge_blocks, merge_cores, run_chain
-from tnlib.layers.tensorized import TensorizedLinear, listed
+from tnlib.layers.stages import own_parameter
+from tnlib.layers.tensorized import TensorizedLinear
+from tnlib.layers.tt_matrix import OnTTMatrix, multiply_cores
 
 
-class TTLinear(TensorizedLinear):
+class TTMLinear(OnTTMatrix, TensorizedLinear):
     """A linear layer whose weight is a TT-matrix, applied without rebuilding it (Novikov et al. 2015).
 
     `cores[k]` has shape (R_(k-1), m_k, n_k, R_k), the row digits m multiplying to the outputs, the column digits n to
-    the inputs. `explain(batch)` tells in which order the cores are merged and applied.
+    the inputs. Rank: (R_1, .., R_(d-1)); an integer stands for all, each cut to its largest useful value.
     """
 
-    format: ClassVar[str] = "tt"
+    format = "ttm"
 
     def __init__(
         self,
@@ -34,59 +32,52 @@ class TTLinear(TensorizedLinear):
         out_features: int | None = None,
         in_features: int | None = None,
     ) -> None:
-        rows, cols = tuple(core.shape[1] for core in cores), tuple(core.shape[2] for core in cores)
-        super().__init__(rows, cols, bias, out_features or math.prod(rows), in_features or math.prod(cols))
-        self.cores = nn.ParameterList(nn.Parameter(core.detach().clone()) for core in cores)
+        super().__init__()
+        self.cores = nn.ParameterList([own_parameter(core, core, requires_grad=True) for core in cores])
+        self._setup(cores, bias, out_features, in_features)
 
-    @property
-    def rank(self) -> tuple[int, ...]:
-        """TT ranks R_1 .. R_(d-1)."""
-        return tuple(core.shape[3] for core in self.factors()[:-1])
-
-    def factors(self) -> list[Any]:
+    def factors(self) -> list[nn.Parameter]:
         """The cores."""
-        return listed(self, "cores")
-
-    @staticmethod
-    def max_rank(weight_shape: Sequence[int]) -> tuple[int, ...]:
-        """The largest useful ranks for a weight of shape (out, in) in the default digits."""
-        rows, cols = paired_dims(weight_shape[0], weight_shape[1], None, None)
-        return decompose.max_tt_ranks([m * n for m, n in zip(rows, cols, strict=True)])
-
-    @staticmethod
-    def _decompose(
-        weight: Tensor, row_dims: Sequence[int], col_dims: Sequence[int], rank: Any, options: dict[str, Any]
-    ) -> Sequence[Tensor]:
-        cores: list[Tensor] = list(decompose.tt_matrix(weight, row_dims, col_dims, rank, **options).factors)
-        return cores
-
-    @staticmethod
-    def _fresh(row_dims: Sequence[int], col_dims: Sequence[int], rank: Any, normal: Any) -> Sequence[Tensor]:
-        largest = decompose.max_tt_ranks([m * n for m, n in zip(row_dims, col_dims, strict=True)])
-        ranks = (1, *many_ranks(rank, largest, "TT rank"), 1)
-        shapes = zip(ranks, row_dims, col_dims, ranks[1:], strict=False)
-        return [normal((left, m, n, right), n * right) for left, m, n, right in shapes]
-
-    @staticmethod
-    def _square_norm(factors: Sequence[Tensor]) -> float:
-        gram = torch.ones(1, 1, dtype=factors[0].dtype)
-        for core in factors:
-            gram = torch.einsum("ab,amnc,bmnd->cd", gram, core, core)
-        return float(gram)
+        return [self.cores[k] for k in range(len(self.cores))]
 
     @classmethod
-    def _build(cls, layer: nn.Linear, factors: Sequence[Tensor], bias: Tensor | None) -> Self:
-        return cls(factors, bias, out_features=layer.out_features, in_features=layer.in_features)
+    def _factor_digits(
+        cls,
+        matrix: Tensor,
+        rows: Sequence[int],
+        cols: Sequence[int],
+        rank: Any,
+        rel_error: Any,
+        seed: int,
+        **options: Any,
+    ) -> list[Tensor]:
+        return list(decompose.tt_matrix(matrix, rows, cols, rank, rel_error=rel_error, **options).factors)
 
-    def _find_plan(self, batch: int, training: bool, chunked: bool) -> ChainPlan:
-        shapes: Any = tuple(tuple(core.shape) for core in self.cores)
-        return plan_chain(shapes, batch, training=training, chunked=chunked)
-
-    def _merge(self, plan: ChainPlan) -> list[Tensor]:
-        return merge_blocks(plan, self.factors())
-
-    def _run(self, plan: ChainPlan, merged: list[Tensor], bias: Tensor | None, rows: int) -> Rows:
-        return run_chain(plan, merged, bias, rows)
+    @classmethod
+    def _plan_for(cls, digits: dict[str, Any], rank: Any, rows: int, **how: Any) -> Plan:
+        ends = (1, *rank, 1)
+        shapes = zip(ends, digits["row_dims"], digits["col_dims"], ends[1:], strict=False)
+        return plan_chain(tuple(shapes), rows, **how)
 
     def _dense(self) -> Tensor:
-        return merge_cores(self.factors())[0, :, :, 0]
+        return multiply_cores(self.factors())
+
+
+class TTLinear(TTMLinear):
+    """A linear layer on a tensor train of its weight as a tensor of shape (m_1 .. m_d, n_1 .. n_e).
+
+    The train runs through the row digits, then through the column digits: `cores` have shapes (R, m_k, 1, R'), then
+    (R, 1, n_k, R'). Its middle rank is the weight's matrix rank. `row_dims` and `col_dims` of a layer are those of its
+    cores, with ones. Rank: (R_1, .., R_(d+e-1)), or an integer for all.
+    """
+
+    format = "tt"
+
+    @classmethod
+    def _choose(cls, shape: Sequence[int], options: dict[str, Any]) -> dict[str, Any]:
+        given = options.pop("row_dims", None), options.pop("col_dims", None)
+        if all(given) and len(given[0]) == len(given[1]) and all(1 in pair for pair in zip(*given, strict=True)):
+            rows, cols = paired_dims(shape[0], shape[1], *given)  # those of cores
+            return {"row_dims": rows, "col_dims": cols}
+        rows, cols = paired_dims(shape[0], shape[1], *given, paired=False)
+        return {"row_dims": rows + (1,) * len(cols), "col_dims": (1,) * len(rows) + cols}

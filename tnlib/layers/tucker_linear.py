@@ -4,59 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from tensorly.tenalg import multi_mode_dot
 from torch import Tensor, nn
 
 from tnlib import decompose
-from tnlib.decompose._validate import many_ranks
-from tnlib.layers.cost_model import Product
-from tnlib.layers.digits import paired_dims
-from tnlib.layers.plan import DEFAULT, ChainPlan, plan_chain
-from tnlib.layers.sweep import Rows, dense_step, merge_blocks, merge_cores, run_chain
-from tnlib.layers.tensorized import TensorizedLinear, listed
-
-
-@dataclass(frozen=True)
-class TuckerPlan:
-    """Column factors, core, row factors, one after the other; or, if that is cheaper, the dense matrix."""
-
-    columns: ChainPlan
-    middle: Product
-    rows: ChainPlan
-    whole: Product
-    dense: bool
-    nanoseconds: float
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of one row, without those of merging."""
-        if self.dense:
-            return self.whole.inner * self.whole.cols
-        return self.columns.macs + self.middle.inner * self.middle.cols + self.rows.macs
-
-    @property
-    def merged(self) -> int:
-        """Numbers kept beside the factors."""
-        return self.whole.weight if self.dense else self.columns.merged + self.rows.merged
-
-    def __str__(self) -> str:
-        if self.dense:
-            return f"dense: {self.whole}\n  all factors are multiplied out: the dense matrix is cheaper here"
-        return f"columns: {self.columns}\ncore: {self.middle}\nrows: {self.rows}"
+from tnlib.contract import Plan, plan_tucker
+from tnlib.layers.ranks import max_tucker_ranks, useful_tucker_ranks
+from tnlib.layers.stages import Stage, own_parameter
+from tnlib.layers.tensorized import TensorizedLinear
 
 
 class TuckerLinear(TensorizedLinear):
     """A linear layer on the Tucker decomposition of its weight as a tensor of shape (m_1 .. m_d, n_1 .. n_d).
 
     `core` has shape (T_1 .. T_2d), `row_factors[k]` (m_k, T_k), `col_factors[k]` (n_k, T_(d+k)). Rank: the 2d ranks, or
-    one integer for all, each cut to its mode.
+    one integer for all, each cut to its mode. `factors()` are the core, the row factors, the column factors.
     """
 
-    format: ClassVar[str] = "tucker"
+    format = "tucker"
 
     def __init__(
         self,
@@ -68,92 +36,72 @@ class TuckerLinear(TensorizedLinear):
         out_features: int | None = None,
         in_features: int | None = None,
     ) -> None:
-        rows, cols = [factor.shape[0] for factor in row_factors], [factor.shape[0] for factor in col_factors]
-        super().__init__(rows, cols, bias, out_features or math.prod(rows), in_features or math.prod(cols))
-        self.core = nn.Parameter(core.detach().clone())
-        self.row_factors = nn.ParameterList(nn.Parameter(factor.detach().clone()) for factor in row_factors)
-        self.col_factors = nn.ParameterList(nn.Parameter(factor.detach().clone()) for factor in col_factors)
+        super().__init__()
+        self.core = own_parameter(core, core, requires_grad=True)
+        self.row_factors, self.col_factors = (
+            nn.ParameterList([own_parameter(factor, factor, requires_grad=True) for factor in side])
+            for side in (row_factors, col_factors)
+        )
+        self._setup([core, *row_factors, *col_factors], bias, out_features, in_features)
 
-    @property
-    def rank(self) -> tuple[int, ...]:
-        """Ranks T_1 .. T_2d, rows first."""
-        return tuple(self.core.shape)
-
-    def factors(self) -> list[Any]:
+    def factors(self) -> list[nn.Parameter]:
         """Core, row factors, column factors."""
-        return [self.core, *listed(self, "row_factors"), *listed(self, "col_factors")]
+        return [self.core, *(side[k] for side in (self.row_factors, self.col_factors) for k in range(len(side)))]
 
-    @staticmethod
-    def max_rank(weight_shape: Sequence[int]) -> tuple[int, ...]:
-        """The largest useful ranks for a weight of shape (out, in) in the default digits."""
-        rows, cols = paired_dims(weight_shape[0], weight_shape[1], None, None)
-        return _largest((*rows, *cols))
+    @classmethod
+    def _from_flat(cls, factors: Sequence[Tensor], bias: Tensor | None, **sizes: int) -> Self:
+        d = len(factors) // 2
+        return cls(factors[0], factors[1 : d + 1], factors[d + 1 :], bias, **sizes)
 
-    @staticmethod
-    def _decompose(
-        weight: Tensor, row_dims: Sequence[int], col_dims: Sequence[int], rank: Any, options: dict[str, Any]
-    ) -> Sequence[Tensor]:
-        shape = (*row_dims, *col_dims)
-        ranks = many_ranks(rank, _largest(shape), "Tucker rank")
-        core, factors = decompose.tucker(weight.reshape(shape), ranks, **options)
+    @classmethod
+    def _rank_of(cls, factors: Sequence[Tensor]) -> tuple[int, ...]:
+        return tuple(factors[0].shape)
+
+    @classmethod
+    def _digits_of(cls, factors: Sequence[Tensor]) -> dict[str, Any]:
+        sizes, d = tuple(factor.shape[0] for factor in factors[1:]), len(factors) // 2
+        return {"row_dims": sizes[:d], "col_dims": sizes[d:]}
+
+    @classmethod
+    def _limits(cls, shape: Sequence[int], **digits: Any) -> tuple[int, ...]:
+        return max_tucker_ranks((*digits["row_dims"], *digits["col_dims"]))
+
+    @classmethod
+    def _stages(cls, shape: Sequence[int], rank: Any, **digits: Any) -> list[Stage]:
+        sizes, d = (*digits["row_dims"], *digits["col_dims"]), len(digits["row_dims"])
+        ranks = useful_tucker_ranks(rank, sizes)
+        rows = [Stage((m, t), t) for m, t in zip(sizes[:d], ranks[:d], strict=True)]
+        cols = [Stage((n, t), n) for n, t in zip(sizes[d:], ranks[d:], strict=True)]
+        return [Stage(ranks, math.prod(ranks[d:])), *rows, *cols]
+
+    @classmethod
+    def _factor_digits(
+        cls,
+        matrix: Tensor,
+        rows: Sequence[int],
+        cols: Sequence[int],
+        rank: Any,
+        rel_error: Any,
+        seed: int,
+        **options: Any,
+    ) -> list[Tensor]:
+        shape = (*rows, *cols)
+        ranks = None if rank is None else useful_tucker_ranks(rank, shape)
+        core, factors = decompose.tucker(matrix.reshape(shape), ranks, rel_error=rel_error, **options)
         return [core, *factors]
 
-    @staticmethod
-    def _fresh(row_dims: Sequence[int], col_dims: Sequence[int], rank: Any, normal: Any) -> Sequence[Tensor]:
-        shape, d = (*row_dims, *col_dims), len(row_dims)
-        ranks = many_ranks(rank, _largest(shape), "Tucker rank")
-        core = normal(ranks, math.prod(ranks[d:]))
-        rows = [normal((m, t), t) for m, t in zip(row_dims, ranks[:d], strict=True)]
-        return [core, *rows, *(normal((n, t), n) for n, t in zip(col_dims, ranks[d:], strict=True))]
-
-    @staticmethod
-    def _square_norm(factors: Sequence[Tensor]) -> float:
+    @classmethod
+    def _square_norm(cls, factors: Sequence[Tensor]) -> float:
         triangles = [torch.linalg.qr(factor).R for factor in factors[1:]]
         return float(multi_mode_dot(factors[0], triangles).square().sum())
 
     @classmethod
-    def _build(cls, layer: nn.Linear, factors: Sequence[Tensor], bias: Tensor | None) -> Self:
-        d = len(factors) // 2
-        sizes = {"out_features": layer.out_features, "in_features": layer.in_features}
-        return cls(factors[0], factors[1 : d + 1], factors[d + 1 :], bias, **sizes)
-
-    def _find_plan(self, batch: int, training: bool, chunked: bool) -> TuckerPlan:
-        d, ranks = len(self.row_dims), self.rank
-        column_shapes = tuple((1, t, n, 1) for t, n in zip(ranks[d:], self.col_dims, strict=True))
-        row_shapes = tuple((1, m, t, 1) for m, t in zip(self.row_dims, ranks[:d], strict=True))
-        columns = plan_chain(column_shapes, batch, training=training, chunked=chunked)
-        rows = plan_chain(row_shapes, batch, training=training, chunked=chunked)
-        middle = Product(1, batch, math.prod(ranks[d:]), math.prod(ranks[:d]), weight_first=False)
-        whole = Product(1, batch, math.prod(self.col_dims), math.prod(self.row_dims), weight_first=False)
-        times = 3 if training else 1
-        chain = columns.nanoseconds + times * DEFAULT.product(middle) + rows.nanoseconds
-        once = times * DEFAULT.product(whole)
-        if training:  # the dense matrix is made anew in every step
-            once += times * (self.core.numel() * max(self.col_dims) * DEFAULT.mac + DEFAULT.moved(4 * whole.weight))
-        return TuckerPlan(columns, middle, rows, whole, once < chain, min(once, chain))
-
-    def _merge(self, plan: TuckerPlan) -> Any:
-        if plan.dense:
-            return self._dense()
-        d = len(self.row_dims)
-        columns = merge_blocks(plan.columns, [factor.t()[None, :, :, None] for factor in self.col_factors])
-        rows = merge_blocks(plan.rows, [factor[None, :, :, None] for factor in self.row_factors])
-        return columns, self.core.reshape(math.prod(self.rank[:d]), -1).t(), rows
-
-    def _run(self, plan: TuckerPlan, merged: Any, bias: Tensor | None, rows: int) -> Rows:
-        if plan.dense:
-            return dense_step(merged, bias)
-        columns, middle, outputs = merged
-        first, last = run_chain(plan.columns, columns, None, rows), run_chain(plan.rows, outputs, bias, rows)
-        return lambda x: last(first(x) @ middle)
+    def _plan_for(cls, digits: dict[str, Any], rank: Any, rows: int, **how: Any) -> Plan:
+        d = len(digits["row_dims"])
+        return plan_tucker(digits["row_dims"], digits["col_dims"], rank[:d], rank[d:], rows, **how)
 
     def _dense(self) -> Tensor:
-        d = len(self.row_dims)
-        rows = merge_cores([factor[None, :, :, None] for factor in self.row_factors])[0, :, :, 0]
-        cols = merge_cores([factor[None, :, :, None] for factor in self.col_factors])[0, :, :, 0]
-        return rows @ self.core.reshape(math.prod(self.rank[:d]), -1) @ cols.t()
-
-
-def _largest(shape: Sequence[int]) -> tuple[int, ...]:
-    total = math.prod(shape)
-    return tuple(min(size, total // size) for size in shape)
+        d, weight = len(self.row_factors), self.core
+        for axis, factor in enumerate(self.factors()[1:]):
+            weight = torch.tensordot(factor, weight, ([1], [axis])).movedim(0, axis)
+        return weight.reshape(math.prod(weight.shape[:d]), -1)

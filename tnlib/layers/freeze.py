@@ -1,0 +1,119 @@
+"""One way out: a model for use, its factorized layers merged and planned for an example's shapes."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from tnlib.contract import without_autocast
+from tnlib.layers.chain import FactorizedConv
+from tnlib.layers.eligible import hooked
+from tnlib.layers.factorized import Factorized
+from tnlib.layers.frozen import REFUSED, Frozen, FrozenLayer, FrozenTensorized
+from tnlib.layers.frozen_conv import FrozenChain, Step, steps_of
+from tnlib.layers.tensorized import TensorizedLinear
+from tnlib.layers.ttm_conv import TTMConv
+from tnlib.layers.tucker_conv import TuckerConv
+
+
+def freeze(model: nn.Module, example: Tensor | Sequence[Any]) -> nn.Module:
+    """A new model for inference: factors merged, planned and laid out, no gradients, in eval mode.
+
+    The given model is untouched, and later changes of its weights do not reach the frozen one. A layer in several
+    places stays one layer. Results are those of the model in eval mode up to rounding; other shapes than the example's
+    are right, too, only planned for that one.
+
+    Args:
+        model: any module; a factorized layer itself, too.
+        example: an input, or the sequence of the model's arguments; it is run once.
+
+    Returns:
+        A model of the same class. RuntimeError, from it, for training mode, or where a gradient is to pass through a
+        layer that was factorized.
+    """
+    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    shapes = _input_shapes(frozen, (example,) if isinstance(example, Tensor) else tuple(example))
+    with without_autocast(next((p.device.type for p in frozen.parameters()), "cpu")):
+        return _with_frozen_layers(frozen, shapes)
+
+
+def _with_frozen_layers(frozen: nn.Module, shapes: dict[nn.Module, tuple[int, ...]]) -> nn.Module:
+    if isinstance(frozen, Factorized):
+        return _frozen(frozen, shapes.get(frozen))
+    found: dict[nn.Module, nn.Module] = {}
+    for name, module in list(frozen.named_modules(remove_duplicate=False)):
+        if isinstance(module, Factorized):
+            if module not in found:
+                found[module] = _frozen(module, shapes.get(module))
+            frozen.set_submodule(name, found[module])
+    kind = type(frozen)
+    frozen.__class__ = type(kind.__name__, (_OnlyEval, kind), {"__module__": kind.__module__})
+    return frozen
+
+
+class _OnlyEval:
+    """What the class of a frozen model has more."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in eval mode; RuntimeError for any other."""
+        if mode:
+            raise RuntimeError(REFUSED)
+        return self
+
+
+def _input_shapes(model: nn.Module, example: tuple[Any, ...]) -> dict[nn.Module, tuple[int, ...]]:
+    """The shape of the first input that each factorized layer sees."""
+    shapes: dict[nn.Module, tuple[int, ...]] = {}
+
+    def note(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        shapes.setdefault(module, tuple(arguments[0].shape))
+
+    layers = [module for module in model.modules() if isinstance(module, Factorized)]
+    hooks = [module.register_forward_pre_hook(note) for module in layers]
+    try:
+        with torch.no_grad():
+            model(*example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return shapes
+
+
+def _frozen(layer: Any, shape: tuple[int, ...] | None) -> Frozen:
+    """The frozen form of a layer for inputs of this shape; None for a layer that the example did not call."""
+    if any(hooked(module) for module in layer.modules()):  # whoever watches the stages goes on seeing them
+        return FrozenLayer(layer)
+    if isinstance(layer, TensorizedLinear):
+        return FrozenTensorized(layer, 1 if shape is None else max(1, math.prod(shape[:-1])))
+    if isinstance(layer, (FactorizedConv, TTMConv)):
+        return _frozen_conv(layer, shape)
+    return FrozenLayer(layer)
+
+
+def _frozen_conv(layer: Any, shape: tuple[int, ...] | None) -> Frozen:
+    if shape is None:  # one position is planned for
+        spans = (1 + d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
+        shape = (1, layer.in_channels, *spans)
+    shape = (1, *shape) if len(shape) == 1 + len(layer.stride) else shape
+    with torch.no_grad():
+        steps = _conv_steps(layer, shape)
+    return FrozenLayer(layer) if steps is None else FrozenChain(layer, steps, shape)
+
+
+def _conv_steps(layer: Any, shape: tuple[int, ...]) -> list[Step] | None:
+    """The convolutions of a layer with their kernels as they are; None where its own order is better."""
+    kind = type(layer)
+    if kind is TTMConv:
+        layer.order = layer.choose(shape, merging=False)
+        kernel_first = layer.order == "kernel"
+        return [Step(layer.dense_weight(), layer.bias, layer.geometry, layer.groups)] if kernel_first else None
+    if kind is TuckerConv:
+        first, core, last = layer
+        middle = Step(core.weight, None, core.geometry, core.groups)
+        return None if core.filters_first else [*steps_of([first]), middle, *steps_of([last])]
+    return steps_of(list(layer))
