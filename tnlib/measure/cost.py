@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import weakref
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
+
+from tnlib.measure.counter import Counter
 
 
 @contextmanager
@@ -31,9 +29,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 class Cost:
     """What one forward pass takes.
 
-    `params`: number of parameters; `macs`: multiply-accumulates of convolutions and matrix products (half of torch's
-    FLOP count); `bytes`: of parameters and buffers; `peak_activation_bytes`: the most that inputs, intermediate and
-    output tensors occupy at one time.
+    `params`: number of parameters; `macs`: multiply-accumulates of convolutions, matrix products, attention (masked or
+    not) and recurrent layers; `bytes`: of parameters and buffers; `peak_activation_bytes`: the most that inputs,
+    intermediate and output tensors occupy at one time.
     """
 
     params: int
@@ -49,7 +47,11 @@ class Cost:
 def cost(model: nn.Module, input_shape: Sequence[int], *, dtype: torch.dtype = torch.float32) -> Cost:
     """Count a model's cost for an input of one shape, batch included; the model runs in eval mode, on zeros.
 
-    It runs twice: what layers prepare in their first call, as merged factors, is not counted.
+    It runs twice: what layers prepare in their first call is not counted. Operations that work entry by entry, views,
+    reductions, normalizations, pooling and indexing count as no MACs. What is neither one of them nor a product that a
+    formula is known for (`torch.linalg`, `torch.fft`, an operation of your own) is named in a warning and not counted,
+    unless you give torch a formula: `torch.utils.flop_counter.register_flop_formula`. Transformer layers run without
+    their fused inference path, which hides its products.
 
     Args:
         model: any module of one input.
@@ -61,56 +63,33 @@ def cost(model: nn.Module, input_shape: Sequence[int], *, dtype: torch.dtype = t
     """
     tensors = (*model.parameters(), *model.buffers())
     device = tensors[0].device if tensors else torch.device("cpu")
-    x = torch.zeros(tuple(input_shape), dtype=dtype, device=device)
-    counter, memory = FlopCounterMode(display=False), _PeakMemory(x)
-    try:
-        with evaluating(model), torch.no_grad():
+    # Tensors made in inference mode would hide what operations consist of.
+    with torch.inference_mode(False), torch.no_grad(), evaluating(model), _without_fast_path():
+        x = torch.zeros(tuple(input_shape), dtype=dtype, device=device)
+        counter = Counter(x)
+        try:
             model(x)
-            with counter, memory:
+            with counter:
                 model(x)
-    except (RuntimeError, IndexError) as error:
-        raise ValueError(f"the model does not run on an input of shape {tuple(input_shape)}: {error}") from error
+        except (RuntimeError, IndexError, AssertionError) as error:
+            raise ValueError(f"the model does not run on an input of shape {tuple(input_shape)}: {error}") from error
+    if counter.uncounted:
+        warnings.warn(
+            f"the MACs of {', '.join(sorted(counter.uncounted))} are not counted: no formula is known", stacklevel=2
+        )
     return Cost(
         params=sum(p.numel() for p in model.parameters()),
-        macs=counter.get_total_flops() // 2,
+        macs=counter.macs,
         bytes=sum(t.numel() * t.element_size() for t in tensors),
-        peak_activation_bytes=memory.peak,
+        peak_activation_bytes=counter.peak,
     )
 
 
-class _PeakMemory(TorchDispatchMode):
-    """Follows the storages that operations return, and the most bytes of them alive at one time."""
-
-    def __init__(self, x: Tensor) -> None:
-        super().__init__()
-        self.alive: dict[int, tuple[int, int]] = {}  # storage -> (tensors on it, bytes)
-        self.now = self.peak = 0
-        self._add(x)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        mine = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        for tensor in tree_leaves(result):
-            # A view of something that is not followed is a view of a parameter: not an activation.
-            if isinstance(tensor, Tensor):
-                key = tensor.untyped_storage()._cdata
-                if key in self.alive or key not in mine:
-                    self._add(tensor)
-        return result
-
-    def _add(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        count, size = self.alive.get(storage._cdata, (0, storage.nbytes()))
-        if count == 0:
-            self.now += size
-            self.peak = max(self.peak, self.now)
-        self.alive[storage._cdata] = count + 1, size
-        weakref.finalize(tensor, self._drop, storage._cdata)
-
-    def _drop(self, key: int) -> None:
-        count, size = self.alive[key]
-        if count == 1:
-            self.now -= size
-            del self.alive[key]
-        else:
-            self.alive[key] = count - 1, size
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C._profiler import _EventType
 from torch.autograd.profiler import profile
-from torch.utils._pytree import tree_leaves
 
 
 def peak_memory(f: Callable[..., Any], *args: Any, device: torch.device | str | None = None) -> int:
@@ -38,7 +39,6 @@ def peak_memory(f: Callable[..., Any], *args: Any, device: torch.device | str | 
     if not callable(f):
         raise TypeError(f"peak_memory needs a function and its arguments, got {type(f).__name__}")
     place = torch.device(device) if device is not None else _device(f, args)
-    gc.collect()  # a cycle that is collected in the middle of f would look like memory that f gave back
     if place.type == "cpu":
         return _on_cpu(f, args)
     if place.type == "cuda":
@@ -47,24 +47,27 @@ def peak_memory(f: Callable[..., Any], *args: Any, device: torch.device | str | 
 
 
 def _device(f: Callable[..., Any], args: tuple[Any, ...]) -> torch.device:
-    for item in tree_leaves((args, f)):
-        if isinstance(item, Tensor):
-            return item.device
-        if isinstance(item, nn.Module):
-            for parameter in item.parameters():
-                return parameter.device
-    return torch.device("cpu")
+    return next(_devices((args, f)), torch.device("cpu"))
+
+
+def _devices(value: object) -> Iterator[torch.device]:
+    """Of the tensors and modules in nested tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        yield value.device
+    elif isinstance(value, nn.Module):
+        yield from (parameter.device for parameter in value.parameters())
+    elif isinstance(value, (tuple, list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _devices(item)
 
 
 def _on_cpu(f: Callable[..., Any], args: tuple[Any, ...]) -> int:
     with _quiet(), profile(profile_memory=True) as profiler:
         result = f(*args)
     del result  # alive until here: its release is not part of the recording
-    assert profiler.kineto_results is not None
-    events = sorted(_allocations(profiler.kineto_results.experimental_event_tree()), key=lambda event: event[0])
     alive: dict[int, int] = {}
     now = peak = 0
-    for _, address, size in events:
+    for address, size in _allocations(profiler):
         if size > 0:
             alive[address] = size
             now += size
@@ -75,16 +78,24 @@ def _on_cpu(f: Callable[..., Any], args: tuple[Any, ...]) -> int:
     return peak
 
 
-def _allocations(events: Iterable[Any]) -> Iterator[tuple[int, int, int]]:
-    """(nanoseconds, address, bytes) of every change of the CPU's memory, bytes negative for a release."""
-    for event in events:
-        kind, fields = event.typed
-        if kind == _EventType.Allocation and fields.device.type == "cpu":
-            yield event.start_time_ns, fields.ptr, fields.alloc_size
-        yield from _allocations(event.children)
+def _allocations(profiler: profile) -> Iterator[tuple[int, int]]:
+    """(address, bytes) of every change of the CPU's memory in its order, bytes negative for a release.
+
+    Read from the profiler's trace, which says both; its tables in Python only add up what each operator took.
+    """
+    with TemporaryDirectory() as folder:
+        trace = Path(folder, "trace.json")
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_bytes())["traceEvents"]
+    changes = [event for event in events if event.get("name") == "[memory]"]
+    for event in sorted(changes, key=lambda event: float(event["ts"])):
+        details = event["args"]
+        if details["Device Type"] == 0:  # the CPU
+            yield details["Addr"], details["Bytes"]
 
 
 def _on_cuda(f: Callable[..., Any], args: tuple[Any, ...], device: torch.device) -> int:
+    gc.collect()  # a cycle that is collected in the middle of f would look like memory that f gave back
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
