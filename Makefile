@@ -28,8 +28,9 @@ test: $(STAMP)
 	$(BIN)/python -m pytest --nbval-lax $(NBVAL) $(LAX)
 	$(PAIRS) --dist loadscope --nbval $(NBVAL) $(STRICT)
 
+# Jupyter asks root (in a container, say) for its consent. Options: make lab ARGS="--no-browser --port 8890"
 lab: $(STAMP)
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) notebooks
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

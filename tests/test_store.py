@@ -55,7 +55,7 @@ def test_a_record_of_the_first_schema_still_counts_and_its_name_seals_it(tmp_pat
 
 def test_a_valid_record_is_never_replaced_and_a_damaged_one_is_set_aside(folder):
     first, second = (store.read(write(folder, accuracy=a)) for a in (0.1, 0.2))
-    path = folder / "a-study-key.json"
+    path = folder / "a-study-0123456789abcdef.json"
     store.put(first, path)
     store.put(second, path)
     assert store.read(path) == first

@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -13,15 +14,20 @@ from tnlib import paths
 PACKAGE = paths.ROOT / "tnlib"
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
 
+# What these parts may import of other packages: what `pip install tnlib` brings.
+CORE = {"decompose", "contract", "layers", "compress", "measure", "provenance"}
+PACKAGES = {"torch", "tensorly", "numpy", "scipy", "safetensors"}
+
 # What each part may import of tnlib besides itself and `paths`.
 MAY_IMPORT = {
     "paths": set(),
     "provenance": set(),
     "decompose": set(),
     "sources": set(),
-    "layers": {"decompose"},
+    "contract": set(),
+    "layers": {"contract", "decompose"},
     "measure": {"provenance"},
-    "compress": {"layers", "decompose", "measure", "data", "models", "train"},
+    "compress": {"layers", "contract", "decompose", "measure"},
     "data": {"sources"},
     "models": {"data"},
     "train": {"data", "models", "measure"},
@@ -30,6 +36,19 @@ MAY_IMPORT = {
     "study": {"provenance", "compress", "layers", "decompose", "measure", "data", "models", "train", "plots", "check"},
     "__main__": {"study"},
 }
+
+
+def requirements(extra):
+    """What an extra lists, the extras that it names included."""
+    for entry in PROJECT["optional-dependencies"][extra]:
+        named = re.fullmatch(r"tnlib\[(.+)\]", entry)
+        if named:
+            yield from (inner for name in named[1].split(",") for inner in requirements(name))
+        else:
+            yield entry
+
+
+EVERYTHING = [*PROJECT["dependencies"], *requirements("dev")]
 
 
 def imported_parts(path):
@@ -54,6 +73,19 @@ def test_imports_go_one_way(path):
     assert set(imported_parts(path)) <= MAY_IMPORT[part] | {part, "paths"}
 
 
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_the_core_needs_five_packages_and_nobody_a_private_name_of_torch(path):
+    tree = ast.parse(path.read_text())
+    imports = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+    names = {a.name for n in imports if isinstance(n, ast.Import) for a in n.names}
+    names |= {f"{n.module}.{a.name}" for n in imports if isinstance(n, ast.ImportFrom) for a in n.names}
+    if path.relative_to(PACKAGE).parts[0].removesuffix(".py") in CORE:
+        outside = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"tnlib"}
+        assert outside <= PACKAGES
+    names |= {ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+    assert not [name for name in names if re.match(r"torch(\.\w+)*\._(?!_)", name)]
+
+
 def test_no_module_is_a_drawer_and_none_is_too_long():
     for path in PACKAGE.rglob("*.py"):
         assert path.stem not in {"utils", "helpers", "common"}
@@ -63,16 +95,14 @@ def test_no_module_is_a_drawer_and_none_is_too_long():
 def test_environment_yml_lists_what_pyproject_lists():
     dependencies = yaml.safe_load((paths.ROOT / "environment.yml").read_text())["dependencies"]
     pip = next(entry["pip"] for entry in dependencies if isinstance(entry, dict))
-    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"], "-e ."]
-    assert sorted(pip) == sorted(wanted)
+    assert sorted(pip) == sorted([*EVERYTHING, "-e ."])
     assert "python" + PROJECT["requires-python"] in dependencies
 
 
 def test_the_lock_pins_every_dependency_with_hashes_and_names_no_index():
     lock = (paths.ROOT / "requirements.lock").read_text()
     pinned = set(re.findall(r"^([A-Za-z0-9_.-]+)==", lock, re.MULTILINE))
-    wanted = [re.split(r"[<>=\[]", d)[0] for d in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
-    assert set(wanted) <= pinned
+    assert {re.split(r"[<>=\[]", entry)[0].replace("_", "-") for entry in EVERYTHING} <= pinned
     assert not re.search(r"https?://|index-url|find-links", lock)
     for block in re.split(r"\n(?=\S)", lock.strip()):
         assert "--hash=sha256:" in block

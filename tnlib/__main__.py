@@ -2,6 +2,18 @@
 
 import sys
 
-from tnlib.study.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the command line, or say what it needs."""
+    try:
+        from tnlib.study.cli import main as command_line
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("tnlib"):
+            raise
+        print(f"tnlib: the command line needs {error.name}: pip install 'tnlib[study]'", file=sys.stderr)
+        return 1
+    return command_line()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

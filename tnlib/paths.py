@@ -1,4 +1,8 @@
-"""Where the workbook keeps its files. Environment variables win over the defaults; nothing is created on import."""
+"""Where the workbook keeps its files. Environment variables win over the defaults; nothing is created on import.
+
+`ROOT` is the workbook's repository: the folder around this package (a clone, an editable install), or else the nearest
+one above the current folder. Without a repository, what is fetched and run goes to the user's own folders.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-ROOT = Path(__file__).resolve().parent.parent
+
+def _repository() -> Path | None:
+    def is_one(folder: Path) -> bool:
+        return (folder / "notebooks" / "source").is_dir() and (folder / "tnlib" / "paths.py").is_file()
+
+    around = Path(__file__).resolve().parent.parent
+    if is_one(around):
+        return around
+    return next((folder for folder in (Path.cwd(), *Path.cwd().parents) if is_one(folder)), None)
+
+
+def _user_folder() -> Path:
+    import platformdirs
+
+    return platformdirs.user_data_path("tnlib", appauthor=False)
+
+
+_FOUND = _repository()
+IN_REPOSITORY = _FOUND is not None
+ROOT = _FOUND or _user_folder()
 EMBEDDED = ROOT / "data" / "embedded"
 WEIGHTS = ROOT / "data" / "weights"
 PUBLISHED = ROOT / "data" / "results"
@@ -18,8 +41,14 @@ RUNS = ROOT / "runs"
 
 
 def cache() -> Path:
-    """Folder of the full data sets and fetched weights: `TNLIB_DATA`, by default `data/cache/`."""
-    return Path(os.environ.get("TNLIB_DATA") or ROOT / "data" / "cache")
+    """Folder of the full data sets and fetched weights: `TNLIB_DATA`; by default `data/cache/`, or the user's cache."""
+    if given := os.environ.get("TNLIB_DATA"):
+        return Path(given)
+    if IN_REPOSITORY:
+        return ROOT / "data" / "cache"
+    import platformdirs
+
+    return platformdirs.user_cache_path("tnlib", appauthor=False)
 
 
 def results() -> Path:
@@ -31,6 +60,11 @@ def mirror() -> Path | None:
     """Local folder tried before any download: `TNLIB_MIRROR`, or None when it is not set."""
     folder = os.environ.get("TNLIB_MIRROR")
     return Path(folder) if folder else None
+
+
+def needs_repository(what: str) -> str:
+    """The sentence for something that no installed package holds, to be raised when `IN_REPOSITORY` is False."""
+    return f"{what} is only in the workbook's repository, and this is not inside one: clone it and work there"
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""Run a sweep's cells on Dask: worker processes here, a scheduler elsewhere, or Slurm jobs.
+"""Run a sweep: on threads here, each with a kernel of its own, on a Dask scheduler elsewhere, or in Slurm jobs.
 
-Dask starts workers, replaces those that die and runs their cells again; what a cell does is in `cell`.
+Wherever it is, runs are submitted to an executor of `concurrent.futures`; what a run does is in `keyed_run`.
 """
 
 from __future__ import annotations
@@ -8,51 +8,75 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tnlib.study.cell import Outcome, Task, completed, fail, run_cell
+from tnlib import paths
+from tnlib.provenance import code_digest
+from tnlib.study.keyed_run import Outcome, Task, fail, is_whole, run_keyed
 from tnlib.study.parameters import read_notebook
-from tnlib.study.store import DamagedRecordError, read_all, set_aside
-from tnlib.study.sweep import Cell, Sweep
+from tnlib.study.store import DamagedRecordError, made_by_other_code, quarantine, read_all
+from tnlib.study.sweep import Run, Sweep, key
 
 
 @dataclass
 class State:
-    """How a sweep stands in a store: cells by what is to be done with them, and damaged files that were set aside."""
+    """How a sweep stands in a store: runs by what is to be done with them; `stale` are those done by other code."""
 
-    todo: list[Cell]
-    done: list[Cell]
-    failed: list[Cell]
-    set_aside: list[str] = field(default_factory=list)
-    seconds: float | None = None  # of one cell, as far as known
+    todo: list[Run] = field(default_factory=list)
+    done: list[Run] = field(default_factory=list)
+    stale: list[Run] = field(default_factory=list)
+    failed: list[Run] = field(default_factory=list)
+    studies: set[str] = field(default_factory=set)  # of the records of what is done
+    damaged: list[str] = field(default_factory=list)  # and quarantined
+    seconds: float | None = None  # of one run, as far as known
 
     def estimate(self, workers: int) -> float | None:
-        """Seconds that the cells to do will take."""
+        """Seconds that what is to do will take."""
         return None if self.seconds is None else self.seconds * len(self.todo) / max(1, min(workers, len(self.todo)))
 
 
-def state(sweep: Sweep, store: Path, *, retry: bool = False, mend: bool = True) -> State:
-    """Read a store: which cells are done, which failed (to do again with `retry`), which are left.
+def state(sweep: Sweep, store: Path, *, retry: bool = False, refresh: bool = False, repair: bool = True) -> State:
+    """Read a store and the published records: which runs are done, which failed, which are left.
 
-    With `mend`, damaged files are moved to the store's `damaged/` folder; their cells are then to do.
+    With `retry`, failed runs are to do again; with `refresh`, those that other code did. With `repair`, damaged records
+    of the store are moved to its `damaged/` folder.
     """
-    contents, aside = [], []
-    for path, content in read_all(store):
-        if not isinstance(content, DamagedRecordError):
-            contents.append(content)
-        elif not mend or set_aside(path):
-            aside.append(str(content))
-    done = completed(contents)
+    found, code = State(), code_digest(sweep.notebook)
+    whole: dict[str, bool] = {}  # key -> whether it was done by today's code
+    keys = {run.key for run in sweep.runs}
+    seconds = []
+    for folder in dict.fromkeys((store.resolve(), paths.PUBLISHED.resolve())):
+        by_key: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for path, content in read_all(folder):
+            if isinstance(content, DamagedRecordError):
+                if folder == store.resolve() and (not repair or quarantine(path)):
+                    found.damaged.append(str(content))
+            elif "key" in (run := content["run"] or {}):
+                by_key[key(run["digest"], run["parameters"])].append(content)
+                if Path(run["notebook"]).name == sweep.notebook.name:
+                    seconds.append(run["seconds"])
+        for name, contents in by_key.items():
+            if name in keys and is_whole(contents):
+                found.studies |= {content["study"] for content in contents}
+                fresh = all(made_by_other_code(content, code) is False for content in contents)
+                whole[name] = fresh or whole.get(name, False)
     noted = {path.stem for path in (store / "failed").glob("*.json")}
-    parts: tuple[list[Cell], list[Cell], list[Cell]] = ([], [], [])
-    for cell in sweep.cells:
-        parts[1 if cell.key in done else 2 if cell.key in noted and not retry else 0].append(cell)
-    return State(*parts, aside, _seconds_of_a_cell(sweep, contents))
+    for run in sweep.runs:
+        if whole.get(run.key) or (run.key in whole and not refresh):
+            found.done.append(run)
+            found.stale += [] if whole[run.key] else [run]
+        else:
+            (found.failed if run.key in noted and not retry else found.todo).append(run)
+    published = read_notebook(sweep.notebook)["metadata"].get("tnlib", {}).get("seconds")
+    found.seconds = float(median(seconds)) if seconds else published
+    return found
 
 
 def cores() -> int:
@@ -61,46 +85,39 @@ def cores() -> int:
 
 
 @contextmanager
-def client(workers: int, scheduler: str | None = None, slurm: bool = False) -> Iterator[Any]:
-    """A Dask client: of the scheduler at an address, of `workers` Slurm jobs, or of `workers` processes here.
+def executor(workers: int, scheduler: str | None = None, slurm: bool = False) -> Iterator[Executor]:
+    """Workers: those of the Dask scheduler at an address, `workers` Slurm jobs, or `workers` threads here.
 
-    Raises RuntimeError when the scheduler does not answer, ValueError when dask-jobqueue is not installed.
+    Raises RuntimeError when the scheduler does not answer, ValueError when a package is not installed.
     """
-    import dask
-    from distributed import Client, LocalCluster
+    if scheduler is None and not slurm:
+        from tnlib.study.engine import kernel_threads
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    with dask.config.set({"distributed.scheduler.allowed-failures": 3, "distributed.admin.tick.limit": "1h"}):
-        if scheduler is not None:
-            try:
-                connection = Client(scheduler, timeout="20s", set_as_default=False)
-            except (OSError, ValueError) as error:
-                raise RuntimeError(f"no Dask scheduler answers at {scheduler} ({error})") from None
-            with connection:
-                yield connection
-            return
+        with kernel_threads(workers) as threads:
+            yield threads
+        return
+    try:
+        from distributed import Client
+
         if slurm:
-            try:
-                from dask_jobqueue.slurm import SLURMCluster
-            except ImportError:
-                raise ValueError("--slurm needs dask-jobqueue: pip install 'tnlib[slurm]'") from None
-            cluster: Any = SLURMCluster(n_workers=workers)
-        else:
-            cluster = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
-                memory_limit=0,
-                silence_logs=logging.CRITICAL,
-            )
-        with cluster, Client(cluster, set_as_default=False) as connection:
-            yield connection
+            from dask_jobqueue.slurm import SLURMCluster
+    except ImportError as error:
+        raise ValueError(f"--slurm and --scheduler need {error.name}: pip install 'tnlib[slurm]'") from None
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    with ExitStack() as stack:
+        cluster = stack.enter_context(SLURMCluster(n_workers=workers)) if slurm else scheduler
+        try:
+            client = stack.enter_context(Client(cluster, timeout="20s", set_as_default=False))
+        except (OSError, ValueError) as error:
+            raise RuntimeError(f"no Dask scheduler answers at {scheduler} ({error})") from None
+        pool = client.get_executor(pure=False)
+        stack.callback(pool.shutdown, wait=False)
+        yield pool
 
 
 def run_sweep(
     sweep: Sweep,
-    cells: list[Cell],
+    runs: list[Run],
     store: Path,
     out: Path,
     *,
@@ -109,84 +126,43 @@ def run_sweep(
     slurm: bool = False,
     threads: int | None = None,
     keep: bool = False,
-    report: Callable[[Cell, Outcome], None] = lambda cell, outcome: None,
-) -> list[Outcome]:
-    """Run cells until all are done or the sweep's time limit has passed; `report` is told of each as it ends.
+    refresh: bool = False,
+    report: Callable[[Run, Outcome], None] = lambda run, outcome: None,
+) -> None:
+    """Do runs until all are done or the sweep's time limit has passed; `report` is told of each as it ends.
 
-    Args:
-        sweep: where the cells come from.
-        cells: those to run.
-        store: folder of the records; workers must see it under the same path.
-        out: folder for the executed copies of failed cells, and of all with `keep`.
-        workers: how many cells at once; on a running scheduler, as many as its workers have threads.
-        scheduler: address of a running Dask scheduler.
-        slurm: start the workers as Slurm jobs, configured by dask-jobqueue's own file.
-        threads: that each cell computes with; by default the cores are shared out here, and 1 elsewhere.
-        keep: keep the executed copies of all cells.
-        report: called in this process.
-
-    Returns:
-        One outcome for each cell that ended; cells that the time limit left out have none.
+    Records go to `store`, executed copies of failed runs (of all with `keep`) to `out`; workers must see both under the
+    same paths. Each run computes with `threads` threads: by default the cores are shared out here, and 1 elsewhere.
+    On a running scheduler, as many runs go on at once as its workers have threads. With `refresh`, records that other
+    code made do not count.
     """
-    from distributed import as_completed
-
     here = scheduler is None and not slurm
-    threads = threads or (max(1, cores() // workers) if here else 1)
-    tasks = {
-        cell.key: Task(
-            cell.key,
-            cell.parameters,
-            sweep.name,
-            str(sweep.notebook.resolve()),
-            str(store.resolve()),
-            str(out.resolve()),
-            threads,
-            sweep.cell_limit,
-            keep,
-        )
-        for cell in cells
+    common: dict[str, Any] = {
+        "sweep": sweep.name,
+        "notebook": str(sweep.notebook.resolve()),
+        "results": str(store.resolve()),
+        "out": str(out.resolve()),
+        "threads": threads or (max(1, cores() // workers) if here else 1),
+        "code": code_digest(sweep.notebook),
+        "limit": sweep.cell_limit,
+        "keep": keep,
+        "refresh": refresh,
     }
-    by_key, waiting, busy = {cell.key: cell for cell in cells}, list(tasks), list[str]()
-    outcomes: list[Outcome] = []
-    with client(workers, scheduler, slurm) as connection:
-        started = time.monotonic()
-        running, futures = as_completed(loop=connection.loop), dict[Any, str]()
-
-        def refill() -> None:
-            late = sweep.time_limit is not None and time.monotonic() - started > sweep.time_limit
-            slots = max(workers if here or slurm else 1, sum(connection.nthreads().values()))
-            while (waiting or busy) and len(futures) < slots and not late:
-                wait = not waiting  # only what somebody else runs is left: wait for it
-                key = (waiting or busy).pop(0)
-                future = connection.submit(run_cell, tasks[key], wait, pure=False, key=f"{key}-{time.monotonic_ns()}")
-                futures[future] = key
-                running.add(future)
-
-        refill()
-        while futures:
-            future = next(running)
-            key = futures.pop(future)
-            try:
-                outcome = future.result()
-            except Exception as error:  # the worker died again and again, or the store cannot be written
-                outcome = Outcome(key, "failed", 0.0, f"{type(error).__name__}: {error}")
-                fail(store, key, {"sweep": sweep.name, "error": outcome.message, "cell": "", "executed": ""})
-            future.release()
-            if outcome.status == "busy":
-                busy.append(key)
-            else:
-                outcomes.append(outcome)
-                report(by_key[key], outcome)
-            refill()
-    return outcomes
-
-
-def _seconds_of_a_cell(sweep: Sweep, contents: list[dict[str, Any]]) -> float | None:
-    """From earlier runs of the notebook in the store, or else from when it was published."""
-    name = sweep.notebook.name
-    runs = [content["run"] for content in contents if content["run"]]
-    seconds = [r["seconds"] for r in runs if "seconds" in r and Path(r["notebook"]).name == name]
-    if seconds:
-        return float(median(seconds))
-    published = read_notebook(sweep.notebook)["metadata"].get("tnlib", {}).get("seconds")
-    return None if published is None else float(published)
+    with executor(workers, scheduler, slurm) as pool:
+        common["not_after"] = None if sweep.time_limit is None else time.time() + sweep.time_limit
+        tasks = [Task(run.key, run.parameters, **common) for run in runs]
+        pending: dict[Future[Outcome], tuple[Run, Task]] = {
+            pool.submit(run_keyed, task): (run, task) for run, task in zip(runs, tasks, strict=True)
+        }
+        while pending:
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                run, task = pending.pop(future)
+                try:
+                    outcome = future.result()
+                except Exception as error:  # the worker died again and again, or the store cannot be written
+                    outcome = Outcome(run.key, "failed", 0.0, f"{type(error).__name__}: {error}")
+                    fail(store, run.key, {"sweep": sweep.name, "error": outcome.message, "cell": "", "executed": ""})
+                if outcome.status == "busy":  # somebody else does it: see what became of it, after all others
+                    pending[pool.submit(run_keyed, task, wait=True)] = run, task
+                else:
+                    report(run, outcome)

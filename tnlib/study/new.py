@@ -26,10 +26,12 @@ time_limit: 1h
 def new(name: str, folder: Path) -> list[Path]:
     """Write `NAME.ipynb` (a working experiment, without outputs) and `NAME.yaml` (a sweep of it).
 
-    Raises ValueError for a name that is no identifier, and when a file of that name is there.
+    Raises ValueError for a name that is no identifier, when a file of that name is there, and outside the repository.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(f"a notebook's name is made of lower-case letters, digits and underscores, got {name!r}")
+    if not TEMPLATE.is_file():
+        raise ValueError(paths.needs_repository("the experiment that `new` copies"))
     targets = [folder / f"{name}.ipynb", folder / f"{name}.yaml"]
     if taken := [path.name for path in targets if path.exists()]:
         raise ValueError(f"{' and '.join(taken)} exist already; nothing was written")

@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 
 from tnlib import paths
+from tnlib.provenance import code_digest
 from tnlib.study.parameters import digest, parameters_of
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -36,20 +37,22 @@ def read_source(source: Path) -> nbformat.NotebookNode:
 def publish(source: Path, *, results: Path | None = None) -> Path:
     """Execute a source from a fresh kernel and write the notebook beside its `source/` folder.
 
-    Records go to `results`, by default the folder of the published ones. Raises CellExecutionError, writing nothing,
-    when a cell fails.
+    Records go to `results`, by default those of lessons to the published ones, and those of experiments, which are made
+    to be swept, to `runs/results/`. Raises CellExecutionError, writing nothing, when a cell fails.
     """
     from nbclient import NotebookClient
 
     notebook = source.parent.parent / f"{source.stem}.ipynb"
     book = read_source(source)
     inside = notebook.is_relative_to(paths.ROOT)
+    results = results or (paths.results() if notebook.parent.name == "experiments" else paths.PUBLISHED)
     told = {
         "notebook": notebook.relative_to(paths.ROOT).as_posix() if inside else notebook.name,
         "digest": digest(book),
+        "code": code_digest(source),
         "parameters": {name: parameter.default for name, parameter in parameters_of(book).items()},
     }
-    environment = os.environ | {"TNLIB_RESULTS": str(results or paths.PUBLISHED), "TNLIB_RUN": json.dumps(told)}
+    environment = os.environ | {"TNLIB_RESULTS": str(results), "TNLIB_RUN": json.dumps(told)}
     started = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

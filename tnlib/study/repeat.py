@@ -1,13 +1,10 @@
-"""Repeat what a record tells, and say how closely the new numbers agree with its numbers."""
+"""Repeat the run that a record comes from, and say how closely the new numbers agree with its numbers."""
 
 from __future__ import annotations
 
-import os
-import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,108 +14,71 @@ from tnlib.study.run import run_notebook
 from tnlib.study.store import read, read_all
 
 
-@dataclass
-class Agreement:
-    """Values of a record beside those of its repetition; relative differences, of the larger magnitude."""
-
-    values: int = 0
-    equal: int = 0
-    largest: float = 0.0
-    where: str = ""
-    apart: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        text = f"{self.values} values, {self.equal} of them equal to the last digit"
-        if self.largest:
-            text += f"; largest relative difference of the rest {self.largest:.1e}, at {self.where}"
-        return text + "".join(f"\n  apart: {line}" for line in self.apart)
-
-
 def find(name: str) -> Path:
     """A record by its path, or by its name in the published results or the default store. ValueError if none is."""
-    places = [Path(name), *(folder / f"{Path(name).stem}.json" for folder in (paths.PUBLISHED, paths.results()))]
-    for place in places:
+    for place in (Path(name), *(folder / f"{Path(name).stem}.json" for folder in (paths.PUBLISHED, paths.results()))):
         if place.is_file():
             return place
-    raise ValueError(f"no record {name!r}; expected a path, or a name that `tnlib results` shows")
+    raise ValueError(f"no record {name!r}; expected a path, or a name that `tnlib results STUDY` shows")
 
 
-def repeat(
-    path: Path,
-    command: Callable[[Sequence[str]], int],
-    *,
-    notebook: Path | None = None,
-    out: Path | None = None,
-    tolerance: float = 1e-6,
-    say: Callable[[str], None] = print,
-) -> Agreement:
-    """Run again what wrote a record, in a folder of its own, and compare.
+def repeat(path: Path, *, notebook: Path | None = None, out: Path | None = None, tolerance: float = 1e-6) -> list[str]:
+    """Run a record's notebook again, in a folder of its own; print how the metrics agree, and what differs from then.
 
     Args:
         path: the record.
-        command: runs a command line of tnlib, for records that a command wrote.
         notebook: used instead of the one that the record names (it lies elsewhere, say).
         out: folder of the executed copy, by default `runs/repeat/`.
         tolerance: relative difference up to which two numbers agree.
-        say: told what differs from then: code, versions, machine.
+
+    Returns:
+        The metrics that disagree, one line each.
 
     Raises:
-        DamagedRecordError: the record itself. ValueError: it does not tell how it was made, or the notebook is gone.
+        DamagedRecordError: the record itself. ValueError: no notebook wrote it, or the notebook is gone.
         RuntimeError: the repetition failed or wrote no record of the same study with the same parameters.
     """
     old, folder = read(path), out or paths.RUNS / "repeat"
+    if not old["run"]:
+        raise ValueError(f"no notebook wrote {path.name}, it comes from: {old['source']}")
+    book = notebook or paths.ROOT / old["run"]["notebook"]
+    if not book.is_file():
+        raise ValueError(f"the record names {old['run']['notebook']}, which is not here; give its path, too")
+    if digest(book) != old["run"]["digest"]:
+        print(f"{book.name} is not the same code as then; `git checkout {old['commit'].split('+')[0]}` has it")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix="records-") as name:
-        if old["run"]:
-            book = notebook or paths.ROOT / old["run"]["notebook"]
-            if not book.is_file():
-                raise ValueError(f"the record names {old['run']['notebook']}, which is not here; give its path, too")
-            if digest(book) != old["run"]["digest"]:
-                say(f"{book.name} is not the same code as then; `git checkout {old['commit'].split('+')[0]}` has it")
-            run = run_notebook(
-                book, old["run"]["parameters"], out=folder, results=Path(name), progress=sys.stderr.isatty()
-            )
-            if not run.ok:
-                raise RuntimeError(f"the repetition failed: {run.error} ({run.output})")
-        elif old["source"].startswith("tnlib "):
-            before = os.environ.get("TNLIB_RESULTS")
-            os.environ["TNLIB_RESULTS"] = name
-            try:
-                if status := command(shlex.split(old["source"])[1:]):
-                    raise RuntimeError(f"the repetition failed: `{old['source']}` exited with {status}")
-            finally:
-                os.environ.pop("TNLIB_RESULTS")
-                if before is not None:
-                    os.environ["TNLIB_RESULTS"] = before
-        else:
-            raise ValueError(f"{path.name} does not tell which run wrote it (source: {old['source']})")
-        new = _same(old, [content for _, content in read_all(Path(name)) if isinstance(content, dict)])
+        run = run_notebook(book, old["run"]["parameters"], out=folder, results=Path(name), progress=sys.stderr.isatty())
+        if not run.ok:
+            raise RuntimeError(f"the repetition failed: {run.error} ({run.output})")
+        contents = [content for _, content in read_all(Path(name)) if isinstance(content, dict)]
+    same = ("study", "parameters", "seed")
+    again = [content for content in contents if all(content[entry] == old[entry] for entry in same)]
+    if not again and old["metrics"]:
+        raise RuntimeError(f"the repetition wrote no record of {old['study']} with the same parameters")
+    new = again[min(old["run"].get("part", 1), len(again)) - 1] if again else old
     for what in ("versions", "machine"):
-        changed = {key: (value, new[what].get(key)) for key, value in old[what].items() if new[what].get(key) != value}
-        for key, (then, now) in changed.items():
-            say(f"{what}, {key}: {then} then, {now} now")
+        for entry, then in old[what].items():
+            if new[what].get(entry) != then:
+                print(f"{what}, {entry}: {then} then, {new[what].get(entry)} now")
     return compare(old["metrics"], new["metrics"], tolerance)
 
 
-def compare(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -> Agreement:
-    """Compare two `metrics`, leaf by leaf; a leaf that only one has is apart."""
-    result, now = Agreement(), dict(leaves(new))
-    then = dict(leaves(old))
-    for name in [*then, *(name for name in now if name not in then)]:
-        result.values += 1
-        a, b = then.get(name), now.get(name)
-        if name in then and name in now and a == b:
-            result.equal += 1
-            continue
-        if isinstance(a, int | float) and isinstance(b, int | float) and not isinstance(a, bool):
+def compare(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -> list[str]:
+    """Compare two `metrics`, value by value, and print how closely they agree; returns lines on those that do not."""
+    then, now, apart, largest = dict(leaves(old)), dict(leaves(new)), [], 0.0
+    names = dict.fromkeys([*then, *now])
+    for name in names:
+        a, b = then.get(name, "nothing"), now.get(name, "nothing")
+        difference = float(a != b)
+        if isinstance(a, float | int) and isinstance(b, float | int) and a != b:
             difference = abs(a - b) / max(abs(a), abs(b))
-            if difference > result.largest:
-                result.largest, result.where = difference, name
-            if difference <= tolerance:
-                continue
-        missing = "nothing"
-        result.apart.append(f"{name}: {a if name in then else missing} then, {b if name in now else missing} now")
-    return result
+        largest = max(largest, difference)
+        if difference > tolerance:
+            apart.append(f"{name}: {a} then, {b} now")
+    equal = sum(name in then and name in now and then[name] == now[name] for name in names)
+    print(f"{len(names)} values, {equal} of them equal to the last digit; largest relative difference {largest:.1e}")
+    return apart
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -131,15 +91,3 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(item, f"{name}[{index}]")
     else:
         yield name, value
-
-
-def _same(old: Mapping[str, Any], contents: list[dict[str, Any]]) -> dict[str, Any]:
-    """The new record that corresponds to an old one."""
-    of_study = [content for content in contents if content["study"] == old["study"]]
-    exact = [c for c in of_study if c["parameters"] == old["parameters"] and c["seed"] == old["seed"]]
-    part = (old["run"] or {}).get("part", 1)
-    if not old["metrics"] and not contents:
-        return dict(old)  # a notebook that writes no record: that it ran is all there is
-    if len(exact) == 1 or (exact and len(exact) >= part):
-        return exact[0 if len(exact) == 1 else part - 1]
-    raise RuntimeError(f"the repetition wrote no record of {old['study']} with the same parameters")

@@ -6,14 +6,14 @@ import json
 import os
 import re
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tnlib import paths
-from tnlib.study.parameters import complete, digest, read_notebook
+from tnlib.provenance import code_digest
+from tnlib.study.parameters import complete, digest, hint, read_notebook
 
 _DIED = "the kernel died"
 
@@ -46,6 +46,8 @@ def notebooks(names: Sequence[str] = ()) -> list[Path]:
     """
     known = {path.stem: path for path in sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
     known |= {path.stem: path for path in sorted((paths.NOTEBOOKS / "experiments").glob("*.ipynb"))}
+    if not names and not known:
+        raise ValueError(paths.needs_repository("a lesson"))
     if not names:
         return [path for stem, path in known.items() if stem[:2].isdigit()]
     return [_notebook(name, known) for name in names]
@@ -77,8 +79,9 @@ def run_notebook(
         timeout: seconds for the whole notebook.
 
     Returns:
-        `NotebookRun`; a cell that raises, a kernel that dies and a timeout are reported in it. ValueError for
-        parameters that the notebook does not take, before anything runs.
+        `NotebookRun`; a cell that raises, a kernel that dies and a timeout are reported in it. The copy of a failed
+        run is named `NAME-failed.ipynb`; an earlier good copy becomes `NAME-before.ipynb`. ValueError for parameters
+        that the notebook does not take, before anything runs.
     """
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -90,30 +93,26 @@ def run_notebook(
     folder = (out or paths.RUNS).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / (name or notebook.name)
-    where = notebook.resolve()
-    relative = where.relative_to(paths.ROOT).as_posix() if where.is_relative_to(paths.ROOT) else where.name
-    told = {"notebook": relative, "digest": digest(notebook), "parameters": values, **(run or {})}
+    working = target.with_stem(f"{target.stem}-failed")
     environment = os.environ | {
         "TNLIB_RESULTS": str(results or os.environ.get("TNLIB_RESULTS") or folder / "results"),
-        "TNLIB_RUN": json.dumps(told),
+        "TNLIB_RUN": json.dumps({**about(notebook, values), **(run or {})}),
     }
     if threads:
         environment |= dict.fromkeys(engine.THREADS, str(threads))
     started, error, cell = time.perf_counter(), "", ""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            papermill.execute_notebook(
-                str(notebook),
-                str(target),
-                parameters={key: values[key] for key in parameters or {}},
-                kernel_name="python3",
-                engine_name=engine.NAME,
-                progress_bar=progress,
-                folder=str(where.parent),
-                environment=environment,
-                deadline=None if timeout is None else started + timeout,
-            )
+        papermill.execute_notebook(
+            _unformatted(notebook),
+            _unformatted(working),
+            parameters={key: values[key] for key in parameters or {}},
+            kernel_name="python3",
+            engine_name=engine.NAME,
+            progress_bar=progress,
+            folder=str(notebook.resolve().parent),
+            environment=environment,
+            deadline=None if timeout is None else started + timeout,
+        )
     except PapermillExecutionError as failure:
         error = f"{failure.ename}: {failure.evalue}"
         cell = f"cell [{failure.exec_count}]:\n{failure.source}"
@@ -121,19 +120,41 @@ def run_notebook(
         error = f"took longer than {timeout:g} s"
     except (DeadKernelError, RuntimeError) as failure:  # a kernel that could not start is a RuntimeError
         error = f"{_DIED} ({failure})"
-    return NotebookRun(notebook.stem, target, time.perf_counter() - started, error, cell)
+    if not error:
+        if target.exists():
+            target.replace(target.with_stem(f"{target.stem}-before"))
+        working.replace(target)
+    return NotebookRun(notebook.stem, working if error else target, time.perf_counter() - started, error, cell)
+
+
+def about(notebook: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says of its run: the notebook, its code and that of tnlib, all parameters."""
+    where = notebook.resolve()
+    inside = where.is_relative_to(paths.ROOT)
+    return {
+        "notebook": where.relative_to(paths.ROOT).as_posix() if inside else where.name,
+        "digest": digest(notebook),
+        "code": code_digest(notebook),
+        "parameters": dict(values),
+    }
 
 
 def _notebook(name: str, known: Mapping[str, Path]) -> Path:
-    matches = [path for stem, path in known.items() if name == stem or stem.startswith(f"{name}_")]
-    if not matches and Path(name).is_file() and name.endswith(".ipynb"):
+    if name.endswith(".ipynb") and Path(name).is_file():
         return Path(name)
+    matches = [path for stem, path in known.items() if name == stem or stem.startswith(f"{name}_")]
     if not matches:
         matches = [path for path in known.values() if name.lower() in _title(path).lower()]
     if len(matches) > 1:
         raise ValueError(f"{name!r} is in the title of {', '.join(path.stem for path in matches)}; which one?")
+    if not matches and not known and not name.endswith(".ipynb"):
+        raise ValueError(f"no notebook {name!r}: {paths.needs_repository('what is named by number, name or title')}")
     if not matches:
-        raise ValueError(f"no notebook {name!r}; expected a path, words of a title, or one of {', '.join(known)}")
+        near = [*known, *(path.stem for path in Path.cwd().glob("*.ipynb"))]
+        raise ValueError(
+            f"no notebook {name!r}{hint(name.removesuffix('.ipynb'), near)} (expected a path, words of a title, "
+            f"or one of {', '.join(known)})"
+        )
     return matches[0]
 
 
@@ -143,3 +164,8 @@ def _title(notebook: Path) -> str:
         if match := re.search(r"^# (.+)$", cell["source"], re.MULTILINE):
             return match[1]
     return ""
+
+
+def _unformatted(path: Path) -> str:
+    """A path for papermill, which puts parameters into braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")

@@ -1,0 +1,163 @@
+"""The tables of numbers in README and its sister pages, and its picture: written by `tnlib sync`, never by hand."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from tnlib import paths
+from tnlib.study.parameters import read_notebook
+from tnlib.study.store import DamagedRecordError, read_all, results
+
+PAGES = [
+    paths.ROOT / "README.md",
+    paths.ROOT / "data" / "README.md",
+    paths.NOTEBOOKS / "experiments" / "README.md",
+    paths.NOTEBOOKS / "sweeps" / "README.md",
+]
+COVER = paths.NOTEBOOKS / "overview.png"
+
+
+def networks() -> str:
+    """The trained networks, from the records beside their weights, then the published ones that were measured."""
+    rows = []
+    for path in sorted(paths.WEIGHTS.glob("*.json")):
+        r = json.loads(path.read_text())
+        minutes = f"{sum(r['seconds_per_epoch']) / 60:.0f}"
+        rows.append([f"`{r['model']}`", f"{r['epochs_done']}", minutes, f"{r['test_accuracy']:.2%}", f"`{path.name}`"])
+    frame = results("accuracy")
+    if not frame.empty:
+        frame = frame[(frame["parameters.weights"] == "published") & (frame["parameters.subset"] == "full")]
+        frame = frame.drop_duplicates("parameters.model", keep="last").sort_values("parameters.model")
+    for _, r in frame.iterrows():
+        name, score = r["parameters.model"], r["metrics.test_accuracy"]
+        rows.append([f"`{name}`, weights of others", "", "", f"{score:.2%}", f"`{r['record']}.json`"])
+    return table(["network", "epochs", "minutes", "accuracy, 10,000 test images", "record"], rows)
+
+
+def published() -> str:
+    """The errors that others published for these networks, with how sure we are of each."""
+    frame = pd.read_csv(paths.REFERENCE / "networks.csv")
+    rows = [
+        [f"`{r.network}`", f"{r.value:.2%}", f"{r.paper}, {r.place}", f"{r.certainty}"]
+        for r in frame.itertuples()
+        if r.metric == "test_error"
+    ]
+    return table(["network", "published error", "source", "certainty"], rows)
+
+
+def formats() -> str:
+    """Accuracy and time in the newest published run of notebook 00: a row a format, two columns a budget."""
+    frame = results("compress-resnet20-formats")
+    if frame.empty or not (frame["parameters.weights"] == "trained").any():
+        return "No run is on record yet."
+    r = frame[frame["parameters.weights"] == "trained"].iloc[-1]
+    cells = {(row["format"], row["fraction"]): row for row in r["metrics.rows"]}
+    names = list(dict.fromkeys(name for name, _ in cells))
+    fractions = sorted({fraction for _, fraction in cells})
+    head = ["format", *(f"{what}, {f:.0%} of each layer" for f in fractions for what in ("accuracy", "time"))]
+    rows = [
+        [f"`{n}`", *(x for f in fractions for x in (f"{cells[n, f]['accuracy']:.1%}", f"{cells[n, f]['time']:.2f}"))]
+        for n in names
+    ]
+    rows.append(["the original", *[f"{r['metrics.baseline']:.1%}", "1"] * len(fractions)])
+    return (
+        f"{table(head, rows)}\n\nRecord: `data/results/{r['record']}.json` ({r['metrics.test_images']} test images, "
+        f"one seed; batch {r['parameters.batch']}, {_processor(r['machine.cpu'])}, {r['machine.threads']} threads)."
+    )
+
+
+def sweeps() -> str:
+    """The committed sweep files: what each is for (its first comment), its cells, and what they took."""
+    from tnlib.study.sweep import load
+
+    frame, rows = results(), []
+    for path in sorted((paths.NOTEBOOKS / "sweeps").glob("*.yaml")):
+        plan = load(path)
+        done = frame[frame["run.sweep"] == plan.name].drop_duplicates("run.key")
+        purpose = path.read_text().splitlines()[0].removeprefix("#").strip()
+        minutes = f"{done['run.seconds'].sum() / 60:.0f}" if len(done) else "not run"
+        rows.append([f"[{path.name}]({path.name})", purpose, str(len(plan.runs)), str(len(done)), minutes])
+    return table(["sweep", "question", "runs", "on record", "minutes"], rows)
+
+
+def benchmarks() -> str:
+    """The numbers in the newest full-size record of each benchmark notebook, a row each, a column a processor."""
+    newest: dict[tuple[str, str], tuple[str, str, dict[str, Any]]] = {}
+    for path, r in read_all(paths.PUBLISHED):
+        if isinstance(r, DamagedRecordError) or not r["study"].startswith("bench-"):
+            continue
+        if r["parameters"]["profile"] == "full":
+            place = (r["study"], _processor(r["machine"]["cpu"]))
+            newest[place] = max(newest.get(place, ("", "", {})), (r["date"], path.stem, r["metrics"]))
+    blocks = []
+    for study in sorted({study for study, _ in newest}):
+        found = {machine: run for (name, machine), run in sorted(newest.items()) if name == study}
+        labels = dict.fromkeys(
+            label for _, _, metrics in found.values() for label in metrics if _is_figure(metrics, label)
+        )
+        rows = [[label.replace("_", " "), *(_three(m.get(label)) for _, _, m in found.values())] for label in labels]
+        rows.append(["record", *(f"`{name}.json`" for _, name, _ in found.values())])
+        blocks.append(f"### {study.replace('-', '_')}\n\n{table(['figure', *found], rows)}")
+    return "\n\n".join(blocks) or "No full-size run is on record yet."
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "networks": networks,
+    "published": published,
+    "formats": formats,
+    "sweeps": sweeps,
+    "benchmarks": benchmarks,
+}
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def filled(text: str) -> str:
+    """A text whose blocks `<!-- table: name -->` to `<!-- end -->` hold the tables of that name."""
+
+    def block(match: re.Match[str]) -> str:
+        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", block, text, flags=re.DOTALL)
+
+
+def fill_pages() -> None:
+    """Write the pages' tables from the records, and README's picture."""
+    for page in PAGES:
+        text = filled(page.read_text())
+        with paths.replacing(page) as temporary:
+            temporary.write_text(text)
+    with paths.replacing(COVER) as temporary:
+        temporary.write_bytes(cover())
+
+
+def cover() -> bytes:
+    """The figure of notebook 00 whose cell has the tag `cover`, a PNG."""
+    cells = read_notebook(paths.NOTEBOOKS / "00_start_here.ipynb")["cells"]
+    (outputs,) = (cell["outputs"] for cell in cells if "cover" in cell["metadata"].get("tags", []))
+    (image,) = (data for output in outputs if (data := output.get("data", {}).get("image/png")))
+    return base64.b64decode(image)
+
+
+def _processor(cpu: str) -> str:
+    """The processor's name without its instruction sets, which are in the record."""
+    return str(re.split(r" (?:avx|neon)", cpu)[0])
+
+
+def _is_figure(metrics: dict[str, Any], label: str) -> bool:
+    """A number that a table shows; the ends of its spread are in the record."""
+    return type(metrics[label]) in (int, float) and not label.endswith(("_low", "_high"))
+
+
+def _three(value: float | None) -> str:
+    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.3g}"
