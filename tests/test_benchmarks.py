@@ -1,0 +1,130 @@
+"""The benchmark notebooks, run by papermill in their quick profile: what they record. No assertion on a time."""
+
+import json
+import math
+
+import pytest
+
+from tnlib import paths, study
+
+RERUNS = [
+    ("bench_layers", {"batches": [3], "shapes": 2, "seed": 1}),
+    ("bench_layers", {"rank": 2, "batches": [1, 7], "shapes": 1, "seed": 2}),
+    ("bench_convolutions", {"cp_rank": 24, "batch": 2, "seed": 1}),
+    ("bench_convolutions", {"cp_rank": 31, "cp_batch": 2, "batch": 1, "share": 0.5}),
+    ("bench_products", {"products": 24, "seconds": 0.005, "seed": 1}),
+    ("bench_products", {"products": 13, "seconds": 0.005}),
+    ("bench_coupled", {"draws": 2, "seed": 1}),
+    ("bench_coupled", {"draws": 1, "size": 4, "rank": 2}),
+    ("bench_sweeps", {"cells": 1, "kills": 0}),
+    ("bench_sweeps", {"cells": 0, "kills": 1, "seed": 3}),
+]
+
+
+@pytest.mark.parametrize(("name", "parameters"), RERUNS)
+def test_rerun_benchmark(name, parameters, tmp_path, monkeypatch):
+    monkeypatch.delenv("TNLIB_RESULTS")
+    run = study.run_notebook(paths.NOTEBOOKS / "experiments" / f"{name}.ipynb", parameters, out=tmp_path)
+    assert run.ok, f"{run.failed_cell}\n{run.error}"
+    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "results").glob("*.json"))
+    assert record["study"] == name.replace("_", "-")
+    assert record["parameters"].items() >= ({"profile": "quick"} | parameters).items()
+    assert record["seed"] == parameters.get("seed", 0)
+    {"bench_layers": layers, "bench_convolutions": convolutions, "bench_products": products}.get(
+        name, coupled if name == "bench_coupled" else sweeps
+    )(record["metrics"], parameters)
+
+
+def positive(metrics, *names):
+    assert all(metrics[name] > 0 for name in names), {name: metrics[name] for name in names}
+
+
+def layers(metrics, parameters):
+    assert (metrics["in_features"], metrics["out_features"]) == (4096, 1024)
+    for name in (*(f"batch{batch}" for batch in parameters["batches"]), "training_step"):
+        positive(metrics, f"{name}_ms", f"{name}_dense_ms")
+        low, median, high = (metrics[f"{name}_speedup{end}"] for end in ("_low", "", "_high"))
+        assert 0 < low <= median <= high
+    for batch in parameters["batches"]:
+        positive(metrics, f"batch{batch}_over_plain", f"batch{batch}_bound_speedup", f"batch{batch}_predicted_ms")
+        assert metrics[f"batch{batch}_macs"] < 4096 * 1024
+        assert ("opt_einsum" in metrics["libraries"]) == (f"batch{batch}_opt_einsum_macs" in metrics)
+    assert metrics["training_step_batch"] == parameters["batches"][-1]
+    # A step makes at least the input's gradient, beside the batch's outputs.
+    assert metrics["training_step_peak_over_input"] >= 1
+    for name, library in (("tensorly_torch", "tensorly-torch"), ("torchTT", "torchTT")):
+        assert (f"training_step_over_{name}" in metrics) == (library in metrics["libraries"])
+    rows = metrics["shapes"]
+    assert len(rows) == parameters["shapes"]
+    assert metrics["shapes_worst"] == max(row["slower"] for row in rows)
+    for row in rows:
+        positive(row, "slower", "tnlib_ms", "dense_ms", "plain_ms", "predicted_ms")
+        assert len(row["row_dims"]) == len(row["col_dims"]) == len(row["rank"]) + 1
+
+
+def convolutions(metrics, parameters):
+    rank, conv2 = parameters["cp_rank"], {"dense": 64 * 192 * 25, "cp": 64 + 5 + 5 + 192}
+    assert metrics["alexnet_conv2_mac_ratio"] == pytest.approx(conv2["dense"] / (conv2["cp"] * rank))
+    assert metrics["alexnet_conv2_batch"] == parameters.get("cp_batch", 1)
+    assert len(metrics["alexnet_conv2_steps_alone_ms"]) == 3
+    positive(metrics, "alexnet_conv2_bound_speedup", "alexnet_conv2_speedup", "alexnet_conv2_speedup_contiguous")
+    assert {row["network"] for row in metrics["tucker2"]} == {"resnet20", "vgg16"}
+    for row in metrics["tucker2"]:
+        assert row["rank"] == [row["outputs"] // 2, row["inputs"] // 2]
+        assert row["share_of_reduction"] == pytest.approx(row["speedup"] / row["mac_ratio"])
+        assert row["dense_format"] in ("contiguous", "channels_last")
+    row = metrics["tucker2"][0]  # 16 channels to 8 to 8 to 16, pixel by pixel as many
+    assert row["mac_ratio"] == pytest.approx(16 * 16 * 9 / (16 * 8 + 8 * 8 * 9 + 8 * 16))
+    fits = {row["format"]: row for row in metrics["equal_macs"]}
+    assert list(fits) == ["cp3", "cp", "tucker2", "tt", "svd", "spatial_svd"]
+    for row in fits.values():
+        assert row["mac_ratio"] >= 1 / parameters.get("share", 0.25)
+        assert 0 < row["error"] < 1
+        assert metrics[f"equal_macs_error_{row['format']}"] == pytest.approx(row["error"])
+    assert metrics["cp3_over_cp_error"] == pytest.approx(fits["cp3"]["error"] / fits["cp"]["error"])
+    # At this size the formats' errors differ by much more than ALS varies.
+    assert fits["cp3"]["error"] < fits["svd"]["error"]
+
+
+def products(metrics, parameters):
+    assert metrics["products"] == len(metrics["rows"]) == parameters["products"]
+    assert metrics["held_out"] == math.ceil(parameters["products"] / 3)
+    assert metrics["self_error"] < 0.02
+    for *sizes, weight_first, nanoseconds in metrics["rows"]:
+        assert min(sizes) >= 1
+        assert nanoseconds > 0
+        assert weight_first or sizes[0] == 1
+    positive(metrics, "fitted_error", "default_error", "fitted_shape_error")
+    assert metrics["fitted_error_90"] >= metrics["fitted_error"]
+    assert all(rate > 0 for rate in metrics["rates"].values())
+
+
+def coupled(metrics, parameters):
+    size, rank = parameters.get("size", 5), parameters.get("rank", 3)
+    # The bound counts the free entries of the factors, a scale of each column but one mode's left out.
+    free = rank * (5 * size - 4)
+    assert metrics["bound"] == pytest.approx(free / size**5 * 10**-2, rel=1e-6)
+    for name in ("coupled", "parafac", "parafac_svd", "als"):
+        positive(metrics, f"{name}_nmse", f"{name}_seconds")
+        assert metrics[f"{name}_nmse"] <= metrics[f"{name}_nmse_max"]
+    for name in ("parafac", "parafac_svd", "als"):
+        low, median, high = (metrics[f"{name}_over_coupled_seconds{end}"] for end in ("_low", "", "_high"))
+        assert 0 < low <= median <= high
+    assert metrics["coupled_nmse_max"] < 10 * metrics["bound"]
+    assert metrics["coupled_failures"] == metrics["polished_failures"] == 0
+    assert metrics["large_order_error"] < 1e-10
+    assert [point["order"] for point in metrics["bounds"]] == [4]
+    assert [(point["order"], point["snr_db"]) for point in metrics["tucker"]] == [(5, 20), (6, 0)]
+    assert metrics["draws"] == parameters["draws"]
+
+
+def sweeps(metrics, parameters):
+    assert ("overhead" in metrics) == (parameters["cells"] > 0)
+    if parameters["cells"]:
+        positive(metrics, "overhead", "sweep_seconds_per_run", "papermill_seconds")
+        assert metrics["papermill_calls"] == 2
+    assert len(metrics["rows"]) == metrics["killed_sweeps"] == parameters["kills"]
+    assert metrics["kills"] <= metrics["killed_sweeps"] == metrics["kills_exactly_one_record"]
+    assert metrics["damaged_records"] == 0
+    for row in metrics["rows"]:
+        assert row["records"] == row["distinct"] == metrics["killed_cells"] == 2
