@@ -1,4 +1,4 @@
-"""Drawings of tensor networks: what is drawn for each kind of index, where, and what is said of a bad equation."""
+"""Drawings of tensor networks: what is drawn for each index, where, what a bad equation is told; labels of lines."""
 
 import matplotlib as mpl
 import numpy as np
@@ -122,3 +122,65 @@ def test_a_bad_equation_is_quoted_with_what_was_expected(equation, options, mess
     with pytest.raises(ValueError, match=message) as error:
         plots.einsum_graph(equation, **options)
     assert repr(equation) in str(error.value)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+def labelled(ax):
+    """Label -> its place as a fraction of the axes; drawing it all must not warn."""
+    plots.label_lines(ax)
+    ax.figure.canvas.draw()
+    return {text.get_text(): text.get_position() for text in ax.texts}
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ([[1, 1000], [1, 1000]], "ab"),  # equal ends
+        ([[1, 2], [NAN, NAN], [3, NAN], [2, INF]], "acd"),
+        ([[0, 0], [-1, -5], [1, 1e-300]], None),
+        ([[1, 1e200], [1, 1e-200]], "ab"),
+        ([[k + 1, 5] for k in range(26)], "abcdefghijklmnopqrstuvwxyz"),  # more than have room
+    ],
+)
+def test_labels_of_any_values_are_finite_inside_and_without_a_warning(caplog, scale, values, names):
+    plots.use_style()
+    ax = plt.subplots()[1]
+    for name, y in zip("abcdefghijklmnopqrstuvwxyz", values, strict=False):
+        ax.plot([1, 2], y, label=name)
+    ax.set(xscale=scale, yscale=scale, xlim=(0.5, 3))
+    places = labelled(ax)
+    assert names is None or set(places) == set(names)
+    heights = sorted(y for _, y in places.values())
+    assert all(-1e-9 <= y <= 1 + 1e-9 for y in heights)
+    assert all(0 <= x <= 1.02 for x, _ in places.values())
+    assert (np.diff(heights) > min(0.06, 1 / (len(heights) or 2)) - 1e-9).all()
+    assert not caplog.records
+
+
+def test_labels_stand_at_the_ends_of_lines_whose_limits_follow_the_data():
+    ax = plt.subplots()[1]
+    ax.plot([0, 10], [0, 1000], label="up")
+    ax.plot([0, 10], [1000, 0], label="down")
+    ax.axhline(500, label="half")
+    ax.plot([0, 5], [0, 800])
+    low, high = ax.get_ylim()
+    places = labelled(ax)
+    assert set(places) == {"up", "down", "half"}
+    for name, y in (("up", 1000), ("down", 0), ("half", 500)):
+        assert places[name][1] == pytest.approx((y - low) / (high - low))
+    assert places["up"][0] == pytest.approx(
+        ax.transAxes.inverted().transform(ax.transData.transform((10, 0)))[0] + 0.012
+    )
+    assert places["half"][0] == pytest.approx(1.012)
+
+
+def test_a_line_that_ends_above_shared_axes_is_labelled_at_their_edge():
+    plots.use_style()
+    axes = plt.subplots(1, 2, sharey=True)[1]
+    for ax, top in zip(axes, (1, 30), strict=True):
+        ax.plot([0, 1], [0, top], label="time")
+        ax.set(xlim=(0, 1.4), ylim=(0, 1))
+    assert labelled(axes[0])["time"][1] == labelled(axes[1])["time"][1] == 1

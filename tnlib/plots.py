@@ -11,13 +11,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 
-# One colour and one marker a format, the same in every figure (Okabe and Ito's palette).
+# One colour and one marker a format, the same in every figure (Okabe and Ito's palette; the last is Tol's wine).
 FORMAT_STYLE: dict[str, dict[str, str]] = {
     "svd": {"color": "#0072B2", "marker": "o"},
     "spatial_svd": {"color": "#56B4E9", "marker": "s"},
     "cp": {"color": "#D55E00", "marker": "^"},
     "tucker2": {"color": "#009E73", "marker": "D"},
     "tt": {"color": "#CC79A7", "marker": "v"},
+    "ttm": {"color": "#E69F00", "marker": "P"},
+    "cp3": {"color": "#882255", "marker": "<"},
 }
 
 
@@ -27,29 +29,36 @@ def use_style() -> None:
 
 
 def label_lines(ax: Axes, *, gap: float = 0.06, pad: float = 0.012) -> None:
-    """Write each line's label at its right end in its colour, instead of a legend; labels are kept `gap` apart.
+    """Write each line's label at its right end in its colour, instead of a legend; call it when the limits are set.
 
-    `gap` and `pad` are fractions of the axes' height and width. Lines without a label are left alone.
+    `gap` (between labels, at least, unless there are too many) and `pad` are fractions of the axes' height and width.
+    A line that ends outside the axes is labelled at their edge; one without a label or a finite point is left alone.
     """
-    lines = [line for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
-    to_axes = ax.transData + ax.transAxes.inverted()
+    ax.autoscale_view()  # now, not when the figure is drawn
     ends = []
-    for line in lines:
-        x, y = np.asarray(line.get_xdata(), dtype=float), np.asarray(line.get_ydata(), dtype=float)
-        last = int(np.nanargmax(x))
-        ends.append((to_axes.transform((x[last], y[last])), line))
-    below = -np.inf
-    for (x_end, y_end), line in sorted(ends, key=lambda end: float(end[0][1])):
-        y_label = max(float(y_end), below + gap)
-        below = y_label
-        ax.text(
-            float(x_end) + pad,
-            y_label,
-            str(line.get_label()),
-            color=line.get_color(),
-            transform=ax.transAxes,
-            va="center",
-        )
+    for line in ax.get_lines():
+        to_axes = line.get_transform() + ax.transAxes.inverted()
+        with np.errstate(all="ignore"):  # on a log axis, a value may have no place
+            points = to_axes.transform(np.asarray(line.get_xydata(), dtype=float))
+        points = points[np.isfinite(points).all(1)]
+        if len(points) and not str(line.get_label()).startswith("_"):
+            x_end, y_end = np.clip(points[np.argmax(points[:, 0])], 0, 1)
+            ends.append((float(x_end), float(y_end), line))
+    ends.sort(key=lambda end: end[1])
+    heights = _apart([y_end for _, y_end, _ in ends], gap)
+    for (x_end, _, line), height in zip(ends, heights, strict=True):
+        label = ax.text(x_end + pad, height, str(line.get_label()), color=line.get_color(), va="center")
+        label.set_transform(ax.transAxes)
+
+
+def _apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Ascending heights in [0, 1] moved as far as it takes for neighbours to be `gap` apart, or equally far."""
+    gap, result = min(gap, 1 / max(1, len(heights) - 1)), list(heights)
+    for k in range(1, len(result)):
+        result[k] = max(result[k], result[k - 1] + gap)
+    for k, highest in enumerate(reversed(range(len(result)))):
+        result[highest] = min(result[highest], 1 - k * gap)
+    return result
 
 
 def tradeoff(

@@ -164,7 +164,8 @@ print("200 competitors of rank 8, none better")
 # | `tucker2` | $1 \times 1$ to $R_S$, $k_h \times k_w$ to $R_T$, $1 \times 1$ | Kim et al. 2016 |
 # | `tt` | $1 \times 1$ to $R_1$, $k_h \times 1$ to $R_2$, $1 \times k_w$ to $R_3$, $1 \times 1$ | tensor train of the kernel |
 #
-# `layers.factorize` does it for one layer, with its stride, padding, groups and bias.
+# `layers.factorize` does it for one layer, with its stride, padding, groups and bias. (It knows more formats; lesson 06
+# derives them.)
 
 # %% tags=["nbval-check-output"]
 small = layers.factorize(conv, "cp", 16, seed=seed)
@@ -176,7 +177,7 @@ small
 
 # %% tags=["nbval-check-output"]
 x = torch.randn(2, 64, 8, 8, generator=generator, dtype=torch.float64)
-for format in plots.FORMAT_STYLE:
+for format in ("svd", "spatial_svd", "cp", "tucker2", "tt"):
     chain = layers.factorize(conv, format, 8).double()
     dense = nn.functional.conv2d(x, chain.dense_weight(), padding=1)
     assert torch.allclose(chain(x), dense, rtol=0, atol=1e-10)
@@ -275,12 +276,14 @@ len(rows)
 # %% [markdown]
 # Time is measured last, all networks in turn, so that whatever else the machine does hurts all of them alike
 # (`measure.compare`). The figure is a ratio to the original's time, with its 10 % and 90 % quantiles over rounds. Images
-# lie *channels last* in memory, the layout in which CPUs convolve fastest.
+# lie *channels last* in memory, the layout in which CPUs convolve fastest. A network for use need not keep its factors
+# apart: `layers.freeze` returns a copy for inference in which stages are merged, and it is the copy that is timed.
 
 # %%
 assert 1 <= batch <= len(test), f"batch must lie between 1 and {len(test)}, got {batch}"
 images = test.images[:batch].contiguous(memory_format=torch.channels_last)
-timed = measure.compare({"original": model} | {str(key): net for key, net in networks.items()}, images, rounds=6)
+frozen = {str(key): layers.freeze(net, images) for key, net in networks.items()}
+timed = measure.compare({"original": model} | frozen, images, rounds=6)
 for row in rows:
     median, low, high = timed.speedup[str((row["format"], row["fraction"]))]
     row |= {"time": 1 / median, "time_low": 1 / high, "time_high": 1 / low}
@@ -290,7 +293,7 @@ table.round(3)
 # %% [markdown]
 # Three costs, three pictures. The dashed line is the original network.
 
-# %%
+# %% tags=["cover"]
 fig, axes = plt.subplots(1, 3, figsize=(10, 3.8), sharey=True)
 points = dict(tuple(table.groupby("format", sort=False)))
 labels = {"params": "parameters / original", "macs": "MACs / original", "time": f"time / original, batch {batch}"}
@@ -305,7 +308,7 @@ plt.show()
 # %% [markdown]
 # Read the panels from left to right. In the first, formats of equal size differ a lot in accuracy, though each
 # approximates the same kernels. In the second the order hardly changes: for these chains MACs follow parameters. In the
-# third it does: points move to the right, many or all of them beyond 1, where compressed means slower. A chain of small
+# third it does: points move to the right, and those beyond 1 are slower than the original. A chain of small
 # convolutions moves more data and starts more kernels than one large convolution, and a depthwise one does little work
 # for each number it loads. **Fewer MACs are not less time**; the lessons on layers come back to it. Below: how many
 # times fewer MACs, and how many times faster on the clock, on average over the budgets.

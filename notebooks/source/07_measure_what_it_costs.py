@@ -45,7 +45,7 @@ from tnlib import check, layers, measure, plots
 plots.use_style()
 torch.set_num_threads(threads)
 generator = torch.Generator().manual_seed(seed)
-rounds, fractions = {"quick": (9, [0.125, 0.25, 0.5, 0.75, 1]), "full": (41, np.linspace(0.1, 1.2, 12))}[profile]
+rounds, fractions = {"quick": (7, [0.2, 0.5, 0.75, 1]), "full": (41, np.linspace(0.1, 1.2, 12))}[profile]
 
 # %% [markdown]
 # ## Three prices
@@ -155,7 +155,8 @@ def chain(format, T, S, k, R=0, stride=1):
 
 
 # %% [markdown]
-# Are these really the chains that `layers.factorize` makes? Compare the shapes of all weights:
+# Are these really the chains that `layers.factorize` makes? Compare the shapes of all weights. (In this lesson each stage
+# is timed as it is, in inference. A model for use is frozen first, and `layers.freeze` merges stages: more of that below.)
 
 # %%
 formats = ["svd", "spatial_svd", "cp", "tucker2", "tt"]
@@ -302,7 +303,7 @@ ax.text(0.3, 1.2 * max(rates) * 0.3, "from the fastest cache", fontsize=8, ha="r
 for format, table in tables.items():
     style = plots.FORMAT_STYLE.get(format, {"color": "black", "marker": "*"})
     ax.plot(table.intensity, table.gmacs, **(style | {"linestyle": "none"}), label=format)
-ax.set(xscale="log", yscale="log", xlabel="arithmetic intensity (MAC/byte)", ylabel="rate (GMAC/s)")
+ax.set(xscale="log", yscale="log", xlim=(0.02, 400), xlabel="arithmetic intensity (MAC/byte)", ylabel="rate (GMAC/s)")
 ax.set_title("Stages of little intensity run at a fraction of the peak")
 ax.legend(loc="lower right")
 plt.show()
@@ -419,7 +420,7 @@ def neighbour():
 
 
 # %%
-job = partial(nn.Linear(1024, 1024), torch.rand(64, 1024, generator=generator))
+job = partial(nn.Linear(2048, 2048), torch.rand(64, 2048, generator=generator))
 warm = stopwatch(job, 5)
 block_a = stopwatch(job, 40)
 with neighbour():
@@ -469,19 +470,19 @@ print(f"bias of a linear drift: in blocks {blocks:.3f}, A B A B {turns_abab:.3f}
 # The C library may hand their pages back to the system after each call and ask for them again in the next; the system
 # then has to find and to clear all of them. It does so in a small program. One that has once freed a large block keeps
 # what it has. **Predict, then reveal:** fifty results of some 8 MB, each slightly larger than what was freed before, in a
-# program of their own; once as it is, and once after a block of 32 MB was asked for and given back. What does the block
-# change?
+# program of their own, which needs no torch for that; once as it is, and once after a block of 32 MB was asked for and
+# given back. What does the block change?
 
 # %%
 PROGRAM = """
-import resource, sys, time, torch
+import resource, sys, time
 
 if "freed" in sys.argv:
-    torch.empty(8_000_000)
+    b"1" * 32_000_000
 
 before, start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.perf_counter()
 for i in range(50):
-    torch.ones(2_000_000 + 2_000 * i)
+    b"1" * (8_000_000 + 8_000 * i)
 pages = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 print(pages / 50, 1000 * (time.perf_counter() - start) / 50)
 """
@@ -639,9 +640,10 @@ for ax, (name, curve) in zip(axes, curves.items(), strict=True):
     ax.axhline(1, color="0.6", linewidth=1)
     for format, part in curve.groupby("format", sort=False):
         ax.plot(part.macs, part.time, **plots.FORMAT_STYLE[format], label=format)
-    ax.set(title=name, xlabel="MACs / dense", xlim=(0, 1.4), ylim=(0, None))
+    ax.set(title=name, xlabel="MACs / dense", xlim=(0, 1.4))
+axes[0].set(ylabel="time / dense", ylim=(0, 1.1 * max(1, *(curve.time.max() for curve in curves.values()))))
+for ax in axes:
     plots.label_lines(ax)
-axes[0].set_ylabel("time / dense")
 axes[0].text(0.6, 0.3, "dashed: time like MACs", fontsize=8, color="0.4")
 fig.suptitle("Time does not follow MACs", y=1.07, fontweight="bold")
 plt.show()
@@ -652,10 +654,11 @@ plt.show()
 
 # %% tags=["nbval-ignore-output"]
 promised = {name: {f: break_even(f, c, c, 3) for f in ("svd", "cp", "tucker2")} for name, (c, s) in cases.items()}
-found = {name: curve[curve.time < 1].groupby("format")["rank"].max() for name, curve in curves.items()}
-pd.concat({"by MACs": pd.DataFrame(promised), "on the clock": pd.DataFrame(found)}, axis=1).fillna("none").rename_axis(
-    "format"
-)
+found = {
+    name: {f: max(curve["rank"][(curve.format == f) & (curve.time < 1)], default="none") for f in promised[name]}
+    for name, curve in curves.items()
+}
+pd.concat({"by MACs": pd.DataFrame(promised), "on the clock": pd.DataFrame(found)}, axis=1).rename_axis("format")
 
 # %% [markdown]
 # ## Why depthwise stages disappoint
@@ -712,6 +715,24 @@ race = measure.compare({"two stages": pair, "one stage": single}, maps, rounds=4
 print(race)
 ratio = race.speedup["one stage"][0]
 print("the one with", "more MACs and fewer bytes" if ratio > 1 else "fewer MACs and more bytes", "is faster here")
+
+# %% [markdown]
+# In training the two stages have to stay two: their factors are what learns. (Or the layer has one such stage from the
+# beginning, with any kernels: that is the format `cp3`.) For use they need not. `layers.freeze` returns a copy of a model
+# for inference, in which the two are one. (It also fills the rank up with zeros to whole registers, which costs MACs.)
+# Is all that worth it here? Read the ratio.
+
+# %%
+conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+cp_layer = layers.factorize(conv, "cp", R, weights="fresh", seed=seed)
+frozen = layers.freeze(cp_layer, last)
+with torch.no_grad():
+    assert (frozen(last) - cp_layer(last)).norm() < 1e-4 * cp_layer(last).norm()
+print("cp, the layer:", [tuple(stage.weight.shape) for stage in cp_layer])
+print("cp, frozen:   ", [tuple(kernel.shape) for kernel in frozen.buffers()])
+
+# %% tags=["nbval-ignore-output"]
+print(measure.compare({"the layer": cp_layer, "frozen": frozen}, last, rounds=2 * rounds))
 
 # %% [markdown]
 # ## Peak memory of training
@@ -899,17 +920,18 @@ print("MACs of a sample:", "  ".join(f"{name} {count:,}" for name, count in macs
 
 # %% [markdown]
 # Those are not the only orders. Merging neighbouring cores first gives more, and a batch can be cut into chunks whose
-# intermediate results fit in a cache. `tnlib`'s layers search over all of it; `explain` prints the plan for a batch.
+# intermediate results fit in a cache. `tnlib`'s layers search over all of it; `explain` prints the plan for a batch, and
+# `layers.freeze` merges by it, once.
 
 # %% tags=["nbval-ignore-output"]
 cores = random_cores(m, n, R)
-layer = layers.TTLinear(cores)
+layer = layers.TTMLinear(cores)
 print(layer.explain(batch))
 
 # %%
 samples = torch.rand(3, 25088, generator=generator)
 with torch.no_grad():
-    planned, swept = layer(samples), from_last(cores, samples)
+    planned, swept = layers.freeze(layer, samples)(samples), from_last(cores, samples)
 assert (planned - swept).norm() < 1e-4 * swept.norm()
 assert measure.cost(layer, (3, 25088)).macs < 3 * macs["dense"]
 print("the planned layer computes the same, with fewer MACs than the dense one")
@@ -918,9 +940,10 @@ print("the planned layer computes the same, with fewer MACs than the dense one")
 # **Predict, then reveal.** Will the sweep with fewer MACs be the faster one?
 
 # %% tags=["nbval-ignore-output"]
-orders, rows = {"from first": partial(from_first, cores), "from last": partial(from_last, cores), "planned": layer}, []
+orders, rows = {"from first": partial(from_first, cores), "from last": partial(from_last, cores)}, []
 for B in (1, batch):
     samples = torch.rand(B, 25088, generator=generator)
+    orders["planned, frozen"] = layers.freeze(layer, samples)
     with torch.no_grad():
         count = {name: counted(order, samples) for name, order in orders.items()}
     timed = measure.compare(orders, samples, rounds=rounds).timings

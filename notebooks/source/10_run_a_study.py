@@ -9,7 +9,7 @@
 #
 # **What you need first.** Notebook 00. Mean, variance, normal distribution.
 #
-# **Time.** 60 minutes, two or three of them to execute. **Difficulty.** Medium.
+# **Time.** 60 minutes, less than one of them to execute. **Difficulty.** Medium.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": four live runs; "full": twelve
@@ -21,10 +21,11 @@ level: float = 0.95  # 0.5 to 0.999; confidence of the intervals
 import math
 import sys
 import tempfile
-from contextlib import redirect_stderr
+from contextlib import chdir, redirect_stderr
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -53,7 +54,7 @@ known = study.parameters_of(experiment)
 pd.DataFrame([{"name": p.name, "default": p.default, "expected": p.expected} for p in known.values()])
 
 # %% [markdown]
-# Because it knows them, a mistake costs a second and not a night. **Predict** what happens to these two:
+# Because it knows them, a mistake costs a second and not a night. **Predict** what happens to these three:
 
 # %% tags=["nbval-check-output"]
 with redirect_stderr(sys.stdout):
@@ -65,13 +66,13 @@ with redirect_stderr(sys.stdout):
 #
 # 1. everything that you may want to vary is a parameter, with a type and its allowed values;
 # 2. `seed` decides everything random, and nothing else does;
-# 3. one record at the end, through `study.record`: parameters, seed, metrics;
+# 3. one record at the end: `study.record(name, metrics)` (parameters, seed and code are known from the run);
 # 4. little printed, nothing drawn: nobody looks at run 137.
 #
 # ## A sweep is a file
 #
 # It names the notebook and the parameter sets: `grid` (all combinations), `list`, `random` (draws from ranges) and
-# `seeds`; the cells of the sweep are the product of what is given. `notebooks/sweeps/rank_study.yaml` is the one that
+# `seeds`; the runs of the sweep are the product of what is given. `notebooks/sweeps/rank_study.yaml` is the one that
 # this notebook quotes:
 
 # %% tags=["nbval-check-output"]
@@ -90,32 +91,61 @@ for cp_rank, tucker_rank in ((13, 8), (41, 18), (82, 28)):
 # %% [markdown]
 # ## Run a small one, live
 #
-# Here is a sweep of the same experiment on the committed images, few cells, two worker processes. Validation comes
-# first; `--dry-run` stops after it and says how much there is to do.
+# A run of this study takes half a minute. To see what a sweep does, a toy is enough: a network whose true accuracy we
+# know, measured on so many test images. This is the whole experiment, two cells:
+
+# %%
+parameters = """accuracy: float = 0.9  # between 0 and 1; of the network, were there images without end
+images: int = 1000  # at least 1; in the test set
+seed: int = 0  # decides which images
+"""
+body = """import random
+from tnlib import study
+rng = random.Random(seed)
+right = sum(rng.random() < accuracy for _ in range(images))
+study.record("toy", {"measured": right / images})
+"""
 
 # %%
 work = Path(tempfile.mkdtemp())
+python = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+toy = nbformat.v4.new_notebook(metadata=python)
+toy.cells = [
+    nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+    nbformat.v4.new_code_cell(body),
+]
+nbformat.write(toy, work / "toy.ipynb")
+
+# %% [markdown]
+# A sweep of it, two runs at a time. Validation comes first; `--dry-run` stops after it and says how much there is to do.
+
+# %%
 seeds = {"quick": [0, 1], "full": [0, 1, 2, 3, 4, 5]}[profile]
-(work / "live.yaml").write_text(f"notebook: compress_one_layer\ngrid: {{format: [svd, tucker2]}}\nseeds: {seeds}\n")
-command = ["sweep", str(work / "live.yaml"), "--results", str(work / "records"), "--out", str(work), "--workers", "2"]
+(work / "toy.yaml").write_text(f"notebook: toy\ngrid: {{images: [100, 10000]}}\nseeds: {seeds}\n")
+
+
+def tnlib(command):
+    with chdir(work):
+        return cli.main(command.split())
+
 
 # %% tags=["nbval-ignore-output"]
-assert cli.main([*command, "--dry-run"]) == 0
+assert tnlib("sweep toy.yaml --results records --out copies --dry-run") == 0
 
 # %% tags=["nbval-ignore-output"]
-assert cli.main(command) == 0
+assert tnlib("sweep toy.yaml --results records --out copies --workers 2") == 0
 
 # %% [markdown]
 # Now the command again. **What do you expect it to do?**
 
 # %% tags=["nbval-check-output"]
-assert cli.main(command) == 0
+assert tnlib("sweep toy.yaml --results records --out copies --workers 2") == 0
 
 # %% [markdown]
-# Nothing: every cell is *keyed* by a hash of the notebook's code, all its parameters and tnlib's version, and its record
-# carries that key. This is all there is to resuming. Stop a sweep with Ctrl-C, kill it, pull the plug: the records that
-# are there are whole, the others do not exist, and the same command goes on. (How far to trust that? `tnlib bench
-# sweep-kills` kills sweeps at random moments and counts. Its record:)
+# Nothing: every run is *keyed* by a hash of the notebook's code and all its parameters, and its record carries that key.
+# This is all there is to resuming. Stop a sweep with Ctrl-C, kill it, pull the plug: the records that are there are
+# whole, the others do not exist, and the same command goes on. How far to trust that? Sweeps were killed at random
+# moments and resumed, and their records counted:
 
 # %% tags=["nbval-check-output"]
 kills = study.results("sweep-kills").iloc[-1]
@@ -126,24 +156,24 @@ assert kills["metrics.rounds"] == kills["metrics.exactly_one_record_a_cell"]
 
 # %% [markdown]
 # Change one character of the experiment's code and all keys change: old records stay, and new ones are made. Change its
-# prose, and nothing happens.
+# prose, and nothing happens. Change `tnlib` under it: the records still count, but the sweep says that other code made
+# them, and `--refresh` makes them again.
 #
 # ## Records
 #
-# `study.results` reads a folder of records into a DataFrame. These are the live ones:
+# `study.results` reads a folder of records into a DataFrame. These are the live ones. **Predict** which two differ more:
+# those of 100 images, or those of 10,000?
 
-# %% tags=["nbval-ignore-output"]
-live = study.results("compress-one-layer", work / "records")
-live[["parameters.format", "seed", "metrics.layer_params", "metrics.error", "metrics.drop"]].round(3)
+# %%
+live = study.results("toy", work / "records")
+live[["parameters.images", "seed", "metrics.measured"]].sort_values(["parameters.images", "seed"], ignore_index=True)
 
 # %% [markdown]
 # A record leads back to its run. `tnlib run --from RECORD` executes the same notebook with the same parameters and
 # compares every number:
 
 # %% tags=["nbval-ignore-output"]
-record = work / "records" / f"{live['record'][0]}.json"
-status = cli.main(["run", "--from", str(record), "--out", str(work / "again")])
-assert status == 0
+assert tnlib(f"run toy.ipynb --from records/{live['record'][0]}.json --out again") == 0
 
 # %% [markdown]
 # The same from the terminal, with choices and exports:
@@ -350,7 +380,7 @@ for rank, (name, value) in enumerate(sorted(p.items(), key=lambda item: item[1])
 
 # %% [markdown]
 # Note what a study can say and what it cannot. It decides for one layer of one network, without fine-tuning, CP fitted by
-# 100 sweeps. "No decision" is not "equal": it is a call for more seeds, or a finding that the difference is too small to
+# 100 iterations. "No decision" is not "equal": it is a call for more seeds, or a finding that the difference is too small to
 # matter.
 #
 # ## How many seeds?
@@ -387,15 +417,15 @@ print(
 # tnlib run my_study.ipynb -p rank=4
 # tnlib sweep my_study.yaml --dry-run
 # tnlib sweep my_study.yaml
-# tnlib results my-study --folder runs/results --group-by rank,format
+# tnlib results my-study --group-by rank,format
 # ```
 #
 # Open `my_study.ipynb`, change what it does, keep the four rules. A copy of this notebook's statistics does the rest.
 #
 # ## More than one machine
 #
-# Cells run on **Dask** workers; by default these are processes on your machine. The same file runs elsewhere, as long as
-# the workers see the same folders (a shared home directory) and the same environment.
+# By default each run has a kernel on your machine. The same file runs on **Dask** workers elsewhere, as long as they see
+# the same folders (a shared home directory) and the same environment.
 #
 # **By hand**, on any machines. On the first, then on each of the others, then where you sit:
 #
@@ -419,7 +449,7 @@ print(
 #        queue: normal            # your partition
 #        account: my-project      # if your site wants one
 #        cores: 4                 # of a job
-#        processes: 4             # cells at once in a job, one core each
+#        processes: 4             # runs at once in a job, one core each
 #        memory: 16GB             # of a job
 #        walltime: "04:00:00"
 #        interface: null          # the network interface, if nodes have several: ib0
@@ -429,14 +459,14 @@ print(
 # 3. `tnlib data fetch cifar10` on the login node, if the compute nodes have no network.
 # 4. `tnlib sweep notebooks/sweeps/rank_study.yaml --slurm --workers 16 --dry-run`, then without `--dry-run`, inside `tmux`
 #    or a batch job of its own. `squeue --me` shows the jobs. `--workers 16` here makes four jobs of four processes.
-# 5. A job that reaches its walltime takes its cells with it; Dask hands them to the others. If all is lost, submit again:
+# 5. A job that reaches its walltime takes its runs with it; Dask hands them to the others. If all is lost, submit again:
 #    what is recorded is not repeated.
 #
 # ## Exercises
 #
 # ### 1. Warm-up: the size of a sweep (5 minutes)
 #
-# How many cells has a sweep with a grid (a mapping from names to lists of values) and a number of seeds?
+# How many runs has a sweep with a grid (a mapping from names to lists of values) and a number of seeds?
 
 
 # %%
@@ -528,7 +558,7 @@ check.percentile_interval(percentile_interval)
 #
 # - An experiment is a notebook whose parameters cell says all that varies, whose seed decides all that is random, and
 #   which writes one record.
-# - A sweep is keyed: done cells are skipped, so any interruption costs what was running and nothing else.
+# - A sweep is keyed: runs that are done are skipped, so any interruption costs what was running and nothing else.
 # - Compare in pairs; redraw the independent unit; with ten pairs prefer an exact test to the bootstrap; correct for the
 #   number of questions; never report the best of several.
 #

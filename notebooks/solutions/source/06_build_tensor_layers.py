@@ -286,4 +286,4 @@ print("50 random layers: both find the same minimum; and 2^40 plans are no obsta
 
 # %% [markdown]
 # A sweep is not the only way: one can start in the middle, or contract the two halves of the train separately. And
-# MACs are not time. `layers.TTLinear.explain` shows what a planner does that minimises a model of time.
+# MACs are not time. `layers.TTMLinear.explain` shows what a planner does that minimises a model of time.

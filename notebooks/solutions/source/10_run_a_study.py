@@ -37,7 +37,7 @@ check.sweep_cells(sweep_cells)
 grid = {"rank": [1, 2, 4], "format": ["cp", "tt"], "weights": ["trained"]}
 assert sweep_cells(grid, 5) == len(list(itertools.product(*grid.values(), range(5))))
 assert sweep_cells({}, 1) == len(list(itertools.product())) == 1
-print(sweep_cells(grid, 5), "cells, made and counted")
+print(sweep_cells(grid, 5), "runs, made and counted")
 
 # %% [markdown]
 # ## 2. The standard error of a paired difference
