@@ -1,0 +1,122 @@
+"""The pages in Markdown: tables are those of the records, links lead somewhere, commands work as typed."""
+
+import re
+import shlex
+import subprocess
+import tomllib
+from urllib.parse import unquote
+
+import click
+import nbformat
+import pytest
+
+from tnlib import paths, study
+from tnlib.study import cli, cluster, tables
+
+LISTING = subprocess.run(
+    ["git", "ls-files", "-co", "--exclude-standard"], cwd=paths.ROOT, capture_output=True, text=True
+)
+PAGES = [paths.ROOT / name for name in sorted(set(LISTING.stdout.split())) if name.endswith(".md")]
+OTHERS = {"tensorly-torch", "torchTT", "opt_einsum"}  # packages of others that a benchmark takes in
+LESSONS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
+
+
+def text_of(path):
+    if path.suffix == ".md":
+        return path.read_text()
+    return "\n\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown")
+
+
+def commands():
+    """Every line of a code block without a language that starts with a command, and the same in running text."""
+    for path in [*PAGES, *LESSONS]:
+        text = text_of(path)
+        blocks = re.findall(r"^```(?:bash|sh)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        lines = [line for block in blocks for line in block.splitlines()]
+        lines += re.findall(
+            r"(?<!`)`((?:tnlib|make|python -m tnlib) [^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        )
+        for line in lines:
+            if not re.match(r"([A-Z_]+=\S* )*(tnlib|make|pip|python -m tnlib) ", line):
+                continue
+            words = shlex.split(line, comments=True)
+            while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+                words = words[1:]
+            if words[:3] == ["python", "-m", "tnlib"]:
+                words = ["tnlib", *words[3:]]
+            # Words in capitals stand for the reader's own.
+            if not any(re.fullmatch(r"[A-Z]{2,}|\.\.\.", word) for word in words):
+                yield f"{path.name}: {' '.join(words)}", words
+
+
+COMMANDS = dict(commands())
+
+
+def test_every_table_is_that_of_the_records():
+    pages = [page.read_text() for page in tables.PAGES]
+    assert [tables.filled(page) for page in pages] == pages
+    blocks = re.findall(r"<!-- table: (\w+) -->", "\n".join(pages))
+    assert sorted(blocks) == sorted(tables.TABLES)
+
+
+def test_the_picture_is_that_of_the_first_notebook():
+    assert tables.COVER.read_bytes() == tables.cover()
+
+
+@pytest.mark.parametrize("page", [*PAGES, *LESSONS], ids=lambda path: path.name)
+def test_links_lead_to_files(page):
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", re.sub(r"```.*?```", "", text_of(page), flags=re.DOTALL)):
+        if not re.match(r"[a-z]+:", target):
+            assert (page.parent / unquote(target)).exists(), f"{page.name} links to {target}, which is not there"
+
+
+@pytest.mark.parametrize("path", sorted((paths.NOTEBOOKS / "sweeps").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_sweep_is_listed(path):
+    assert f"({path.name})" in (path.parent / "README.md").read_text()
+
+
+def test_commands_are_found():
+    first = [words[0] for words in COMMANDS.values()]
+    assert first.count("tnlib") >= 15
+    assert first.count("make") >= 4
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_printed_command_works(name, monkeypatch, tmp_path, capsys):
+    """Short ones are executed; of long ones all but the work is."""
+    words = COMMANDS[name]
+    monkeypatch.chdir(paths.ROOT)
+    if words[0] == "make":
+        subprocess.run(["make", "--dry-run", *words[1:]], check=True, capture_output=True)
+        return
+    if words[0] == "pip":
+        extras = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        for word in words[2:]:
+            ours = re.fullmatch(r"(?:\.|tnlib)(?:\[([a-z,]+)\])?", word)
+            assert set(ours[1].split(",") if ours[1] else []) <= set(extras) if ours else word in OTHERS
+        return
+    done = []
+    monkeypatch.setattr(
+        "tnlib.study.run.run_notebook",
+        lambda book, *_, **__: done.append(book) or study.NotebookRun(book.stem, paths.ROOT / "runs" / book.name, 1.0),
+    )
+    monkeypatch.setattr("tnlib.study.repeat.repeat", lambda record, **_: done.append(record) or [])
+    monkeypatch.setattr(cluster, "run_sweep", lambda *_, **__: None)
+    # Files go elsewhere.
+    words = [str(tmp_path / word) if re.fullmatch(r"[\w/]+\.(csv|json|parquet|html)", word) else word for word in words]
+    if "my_study" in name.replace("-", "_"):  # as in a folder where the reader has made and run it
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("TNLIB_RESULTS", str(tmp_path))
+        if words[1] != "new":
+            assert cli.main(["new", "my_study"]) == 0
+        study.record("my-study", {"x": 1.0}, parameters={"rank": 1, "format": "cp"}, source="a test")
+    if words[1] in ("train", "accuracy", "sync", "check", "data"):
+        command = cli.tnlib.get_command(click.Context(cli.tnlib), words[1])
+        assert command is not None
+        if words[2:]:  # a command's name alone is how texts speak of it
+            command.make_context(words[1], words[2:])
+        return
+    if words[1:2] == ["sweep"] and "--dry-run" not in words:
+        words = [*words, "--dry-run"]
+    assert cli.main(words[1:]) == 0, capsys.readouterr().err
+    assert done or words[1] != "run"
