@@ -9,7 +9,7 @@
 # draw to draw. Times are ratios on the same draw. A round that does not count warms everything up.
 
 # %% tags=["parameters"]
-profile: str = "quick"  # "quick": order 5, 3 draws, seconds; "full": orders to 12, 100 draws, an hour or two
+profile: str = "quick"  # "quick": order 5, 3 draws, seconds; "full": orders to 12, 100 draws, minutes
 draws: int | None = None  # at least 1; tensors a point; None: as many as the profile has
 size: int = 5  # 4 to 8; of every mode
 rank: int = 3  # 2 to 4; CP rank

@@ -10,7 +10,7 @@
 # that a drift of the machine hits both. Every second kill also takes workers and kernels, as a power cut would.
 
 # %% tags=["parameters"]
-profile: str = "quick"  # "quick": 2 runs and 1 kill, seconds; "full": 200 runs and 20 kills, half an hour
+profile: str = "quick"  # "quick": 2 runs and 1 kill, seconds; "full": 200 runs and 20 kills, a quarter of an hour
 cells: int | None = None  # at least 0; runs of the sweep that is timed, 0: none; None: the profile's
 kills: int | None = None  # at least 0; sweeps that are killed; None: the profile's
 seed: int = 0  # decides the moments of the kills
@@ -37,7 +37,7 @@ full = profile == "full"
 cells = (200 if full else 2) if cells is None else cells
 kills = (20 if full else 1) if kills is None else kills
 killed_cells, workers, pause = (6, 2, 0.3) if full else (2, 2, 0.0)
-place = tempfile.TemporaryDirectory()
+place = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 rng = np.random.default_rng(seed)
 
 # %% [markdown]
