@@ -14,9 +14,11 @@ STAMP := .venv/.installed
 notebooks: $(STAMP)
 	$(BIN)/tnlib run
 
-# Notebooks that time or train are compared on their tagged cells only (lax), all others output by output (strict).
+# Notebooks that time or train are compared on their tagged cells only (lax), all others output by output (strict);
+# benchmarks print nothing but times, and are re-run by papermill only.
 LAX := notebooks/00_start_here.ipynb
-STRICT := $(filter-out $(LAX), $(sort $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb notebooks/experiments/*.ipynb)))
+BENCHMARKS := $(wildcard notebooks/experiments/bench_*.ipynb)
+STRICT := $(filter-out $(LAX) $(BENCHMARKS), $(sort $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb notebooks/experiments/*.ipynb)))
 NBVAL := --nbval-current-env --nbval-sanitize-with tests/nbval-sanitize.cfg --nbval-cell-timeout 600
 
 # Two notebooks at a time, each with one thread; `loadscope` keeps the cells of one together.
@@ -24,7 +26,7 @@ PAIRS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test: $(STAMP)
 	$(BIN)/python -m pytest tests -k "not test_rerun"
-	$(PAIRS) tests/test_notebooks.py -k test_rerun
+	$(PAIRS) tests/test_notebooks.py tests/test_benchmarks.py -k test_rerun
 	$(BIN)/python -m pytest --nbval-lax $(NBVAL) $(LAX)
 	$(PAIRS) --dist loadscope --nbval $(NBVAL) $(STRICT)
 
