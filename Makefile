@@ -21,12 +21,11 @@ BENCHMARKS := $(wildcard notebooks/experiments/bench_*.ipynb)
 STRICT := $(filter-out $(LAX) $(BENCHMARKS), $(sort $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb notebooks/experiments/*.ipynb)))
 NBVAL := --nbval-current-env --nbval-sanitize-with tests/nbval-sanitize.cfg --nbval-cell-timeout 600
 
-# Two notebooks at a time, each with one thread; `loadscope` keeps the cells of one together.
+# Two processes, each with one thread; `loadscope` keeps the cells of a notebook together.
 PAIRS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test: $(STAMP)
-	$(BIN)/python -m pytest tests -k "not test_rerun"
-	$(PAIRS) tests/test_notebooks.py tests/test_benchmarks.py -k test_rerun
+	$(PAIRS) tests
 	$(BIN)/python -m pytest --nbval-lax $(NBVAL) $(LAX)
 	$(PAIRS) --dist loadscope --nbval $(NBVAL) $(STRICT)
 
