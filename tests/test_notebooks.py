@@ -14,6 +14,7 @@ from tnlib.study.publish import read_source, source_of, sources
 FOLDERS = [paths.NOTEBOOKS, paths.NOTEBOOKS / "solutions", paths.NOTEBOOKS / "experiments"]
 BOOKS = sorted(book for folder in FOLDERS for book in folder.glob("*.ipynb"))
 ids = [str(path.relative_to(paths.NOTEBOOKS)) for path in BOOKS]
+EXPERIMENTS = [path for path in BOOKS if path.parent.name == "experiments"]
 every_notebook = pytest.mark.parametrize("path", BOOKS, ids=ids)
 
 
@@ -55,6 +56,17 @@ def test_the_source_twin_is_in_sync(path):
     assert [(c.cell_type, c.source, c.metadata.get("tags", [])) for c in mine] == [
         (c.cell_type, c.source, c.metadata.get("tags", [])) for c in twin
     ]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_records_without_tnlib_around_it(path):
+    """Run All in JupyterLab is no run of tnlib: the record has to be told its parameters, source and seed."""
+    calls = [n for cell in code_cells(path) for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Call)]
+    (record,) = [call for call in calls if ast.unparse(call.func) == "study.record"]
+    told = {keyword.arg: ast.unparse(keyword.value) for keyword in record.keywords}
+    assert told["source"] == repr(f"notebooks/experiments/{path.stem}")
+    assert told["seed"] == "seed"
+    assert "parameters" in told
 
 
 def test_every_source_has_its_notebook_and_every_lesson_its_solutions():

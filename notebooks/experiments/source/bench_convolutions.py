@@ -239,5 +239,11 @@ metrics["cp3_over_cp_error"] = mean_of("error", "cp3") / mean_of("error", "cp")
 metrics["cp3_over_cp_ms"] = mean_of("ms", "cp3") / mean_of("ms", "cp")
 
 # %%
-study.record("bench-convolutions", metrics | {"tucker2": halves, "equal_macs": fits})
+study.record(
+    "bench-convolutions",
+    metrics | {"tucker2": halves, "equal_macs": fits},
+    parameters={"profile": profile, "cp_rank": cp_rank, "cp_batch": cp_batch, "batch": batch, "share": share},
+    source="notebooks/experiments/bench_convolutions",
+    seed=seed,
+)
 print("recorded bench-convolutions")

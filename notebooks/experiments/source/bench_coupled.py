@@ -196,5 +196,11 @@ for key in ("chain_over_hosvd_nmse", "svd_train_over_hosvd_nmse", "hosvd_over_ch
     metrics |= {f"tucker_{key}_low": min(medians), f"tucker_{key}_high": max(medians)}
 
 # %%
-study.record("bench-coupled", metrics | {"draws": draws, "bounds": bounds, "tucker": tuckers})
+study.record(
+    "bench-coupled",
+    metrics | {"draws": draws, "bounds": bounds, "tucker": tuckers},
+    parameters={"profile": profile, "draws": draws, "size": size, "rank": rank},
+    source="notebooks/experiments/bench_coupled",
+    seed=seed,
+)
 print("recorded bench-coupled")

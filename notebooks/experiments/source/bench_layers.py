@@ -294,5 +294,11 @@ metrics["shapes_worst"] = max(row["slower"] for row in rows)
 metrics["shapes_model_error"] = math.expm1(np.median(errors))
 
 # %%
-study.record("bench-layers", metrics | {"shapes": rows})
+study.record(
+    "bench-layers",
+    metrics | {"shapes": rows},
+    parameters={"profile": profile, "rank": rank, "batches": batches, "shapes": shapes},
+    source="notebooks/experiments/bench_layers",
+    seed=seed,
+)
 print("recorded bench-layers")

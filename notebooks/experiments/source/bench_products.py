@@ -85,5 +85,11 @@ metrics["rates"] = asdict(fitted)
 
 # %%
 rows = [[*asdict(product).values(), round(float(time))] for product, time in zip(drawn, nanoseconds, strict=True)]
-study.record("bench-products", metrics | {"rows": rows})
+study.record(
+    "bench-products",
+    metrics | {"rows": rows},
+    parameters={"profile": profile, "products": products, "seconds": seconds},
+    source="notebooks/experiments/bench_products",
+    seed=seed,
+)
 print("recorded bench-products")

@@ -185,5 +185,11 @@ metrics["damaged_records"] = sum(row["damaged"] for row in rows)
 
 # %%
 place.cleanup()
-study.record("bench-sweeps", metrics | {"rows": rows})
+study.record(
+    "bench-sweeps",
+    metrics | {"rows": rows},
+    parameters={"profile": profile, "cells": cells, "kills": kills},
+    source="notebooks/experiments/bench_sweeps",
+    seed=seed,
+)
 print("recorded bench-sweeps")
