@@ -148,11 +148,10 @@ assert tnlib("sweep toy.yaml --results records --out copies --workers 2") == 0
 # moments and resumed, and their records counted:
 
 # %% tags=["nbval-check-output"]
-kills = study.results("sweep-kills").iloc[-1]
-print(
-    f"{kills['metrics.rounds']} kills, {kills['metrics.exactly_one_record_a_cell']} times exactly one valid record a cell"
-)
-assert kills["metrics.rounds"] == kills["metrics.exactly_one_record_a_cell"]
+kills = study.results("bench-sweeps").iloc[-1]
+resumed, exact = kills["metrics.killed_sweeps"], kills["metrics.kills_exactly_one_record"]
+print(f"{resumed} sweeps were to be killed and begun again; {exact} of them have exactly one valid record a cell")
+assert resumed == exact
 
 # %% [markdown]
 # Change one character of the experiment's code and all keys change: old records stay, and new ones are made. Change its
