@@ -1,11 +1,19 @@
-"""Every check accepts the solution, tells a stub "not attempted yet", and rejects each known mistake by its symptom."""
+"""Every check accepts right answers, tells a stub "not attempted yet", and rejects each known mistake."""
 
 import re
+import threading
+import time
+from contextlib import suppress
+from functools import partial
 
+import numpy as np
 import pytest
+import tensorly as tl
 import torch
+from right_answers import RIGHT
 
-from tnlib.check import EXERCISES
+from tnlib.check import EXERCISES, Exercise, Mistake
+from tnlib.check.limit import OutOfTimeError, time_limit
 
 NAMES = list(EXERCISES)
 
@@ -14,8 +22,22 @@ NAMES = list(EXERCISES)
 def test_the_reference_passes_and_the_stub_is_not_attempted(name):
     check = EXERCISES[name]
     assert check(check.reference)
-    assert "correct on all" in repr(check(check.reference))
-    assert repr(check(lambda **_: ...)) == f"{name}: not attempted yet"
+    assert "Right." in repr(check(check.reference))
+    assert "is correct on all" in repr(check(check.reference))
+    assert repr(check(lambda **_: ...)) == f"○ {name}: not attempted yet"
+
+
+@pytest.mark.parametrize(("name", "answer"), [(name, answer) for name, answers in RIGHT.items() for answer in answers])
+def test_other_right_answers_are_accepted(name, answer):
+    verdict = EXERCISES[name](answer)
+    assert verdict, verdict
+
+
+def test_lessons_whose_right_answers_are_listed_have_at_least_three():
+    assert all(len(answers) >= 3 for answers in RIGHT.values())
+    assert {EXERCISES[name].notebook[:2] for name in RIGHT} == {"00", "01"}
+    assert set(RIGHT) == {name for name in NAMES if EXERCISES[name].notebook[:2] in ("00", "01")}
+    assert all(len(EXERCISES[name].mistakes) >= 4 for name in RIGHT)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -25,8 +47,11 @@ def test_at_least_three_plausible_mistakes_are_rejected_with_their_symptom(name)
     for mistake in check.mistakes:
         verdict = check(mistake.wrong)
         assert not verdict
+        assert verdict.passed is False
         assert mistake.symptom in repr(verdict)
-        assert "(" in repr(verdict), "the input on which it failed is shown"
+        assert repr(verdict).startswith(f"✗ Wrong. {name}(")
+        if check.reading is None:
+            assert "expected" in repr(verdict)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -37,16 +62,139 @@ def test_whatever_the_learner_hands_over_is_answered_in_words(name):
         raise ZeroDivisionError("oh")
 
     assert "raised ZeroDivisionError" in repr(check(broken))
+    assert 'in the line `raise ZeroDivisionError("oh")`' in repr(check(broken))
     assert "is a `return` missing?" in repr(check(lambda **_: None))
-    assert re.search("returned (a )?str", repr(check(lambda **_: "many")))
+    assert re.search("returned a str", repr(check(lambda **_: "many")))
     if check.reading is None:
-        shape = torch.as_tensor(check.reference(**check.cases[0])).shape
-        assert "nan or infinity" in repr(check(lambda **_: torch.full(shape, float("nan"))))
-        assert f"expected {tuple(shape)}" in repr(check(lambda **_: torch.ones(2, 1, 3, 1)))
+        assert "nan or infinity" in repr(check(lambda **case: torch.as_tensor(check.reference(**case)) * float("nan")))
+        assert "returned shape (2, 1, 3, 1), expected (" in repr(check(lambda **_: torch.ones(2, 1, 3, 1)))
     for answer in (float("nan"), [1, 2, 3], torch.ones(2, 1, 3, 1), {"a": 1}, object()):
         assert not check(lambda answer=answer, **_: answer)
     assert "give the function itself" in repr(check(7))
-    assert "raised TypeError" in repr(check(lambda: 1))
+    assert "has to take the" in repr(check(lambda: 1))
+
+
+def _double(n, x):
+    return 2 * x
+
+
+DOUBLE = Exercise(
+    "double",
+    "00",
+    _double,
+    ({"n": 9, "x": torch.ones(2, 2)}, {"n": 1, "x": torch.ones(2)}, {"n": 4, "x": torch.ones(3)}),
+    (Mistake(lambda n, x: x + n, "That adds."),),
+    seconds=0.3,
+)
+
+
+def test_expected_stands_against_returned_on_the_smallest_failing_input():
+    wrong = repr(DOUBLE(lambda n, x: 2 * x if n == 1 else x + 1 + (x.cumsum(0) > 2)))
+    assert (
+        wrong == "✗ Wrong. double(n=4, x=<tensor (3,)>) returned 3, expected 2 as entry (2,); 1 of 3 entries are wrong."
+    )
+    assert "That adds." in repr(DOUBLE(lambda n, x: x + n))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda n, x: 2 * x.numpy(),
+        lambda n, x: (2 * x).numpy()[::-1],
+        lambda n, x: (2 * x).tolist(),
+        lambda n, x: list(2 * x),
+        lambda n, x: [2 * row.numpy() for row in x],
+        lambda n, x: (2 * x).requires_grad_(),
+        lambda n, x: (2 * x).int(),
+        lambda n, x: 2 * x + 1e-5,  # in single precision
+        lambda count, values: 2 * values,
+        lambda *arguments: 2 * arguments[1],
+        lambda **arguments: 2 * arguments["x"],
+        lambda n, x, factor=2: factor * x,
+        partial(_double),
+    ],
+)
+def test_a_right_answer_may_come_in_many_forms(answer):
+    verdict = DOUBLE(answer)
+    assert verdict, verdict
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (lambda n, x: 2 * x.double() + 1e-5, "expected 2"),
+        (lambda n, x: 2j * x, "expected 2"),
+        (lambda n, x: 2 * x + 1j, "complex numbers, expected real ones"),
+        (lambda n, x: 2 * x[None], "expected (2,)"),
+        (lambda n, x: [["a"]], "returned a list, expected a Tensor"),
+        (lambda n: n, "(n) has to take the 2 arguments (n, x)"),
+    ],
+)
+def test_a_wrong_form_is_named(answer, symptom):
+    verdict = DOUBLE(answer)
+    assert verdict.passed is False
+    assert symptom in repr(verdict)
+
+
+def test_an_endless_loop_ends():
+    def endless(n, x):
+        while True:
+            with suppress(Exception):  # must not catch the limit
+                n += 1
+
+    verdict = repr(DOUBLE(endless))
+    assert "double(n=1, x=<tensor (2,)>) still ran after 0.3 s in the line" in verdict
+    assert "Does a loop end?" in verdict
+
+
+def test_a_time_limit_restores_what_was_there_and_does_nothing_in_other_threads():
+    with pytest.raises(OutOfTimeError), time_limit(0.05):
+        time.sleep(5)
+    with time_limit(0.01):
+        pass
+    time.sleep(0.05)
+
+    def elsewhere():
+        with time_limit(0.01):
+            time.sleep(0.05)
+        done.append(True)
+
+    done = []
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert done
+
+
+def test_a_verdict_has_a_sign_and_a_colour_in_a_notebook():
+    right, wrong, stub = DOUBLE(_double), DOUBLE(lambda n, x: "<b>"), DOUBLE(lambda n, x: ...)
+    for verdict, word, color in (
+        (right, "✓ Right.", "#009E73"),
+        (wrong, "✗ Wrong.", "#D55E00"),
+        (stub, "○", "#808080"),
+    ):
+        page = verdict._repr_html_()
+        assert word in page
+        assert color in page
+        assert "<tensor" not in page
+    assert right
+    assert not wrong
+    assert not stub
+    assert (right.passed, wrong.passed, stub.passed) == (True, False, None)
+
+
+def test_what_is_forbidden_does_not_pass():
+    def forms_both(A, B, C, D, E, F):
+        return (tl.cp_to_tensor((None, [A, B, C])) * tl.cp_to_tensor((None, [D, E, F]))).sum()
+
+    def forms_both_in_numpy(A, B, C, D, E, F):
+        first, second = (np.einsum("ir,jr,kr->ijk", *map(np.asarray, f)) for f in ((A, B, C), (D, E, F)))
+        return (first * second).sum()
+
+    for answer in (forms_both, forms_both_in_numpy):
+        verdict = EXERCISES["tensor_cp_inner"](answer)
+        assert verdict.passed is False
+        assert EXERCISES["tensor_cp_inner"].forbidden in repr(verdict)
 
 
 def test_a_check_cannot_be_fooled_by_changing_its_inputs():

@@ -3,6 +3,7 @@
 `check.tucker2_parameters(my_function)` in a cell shows the verdict; `tnlib check` lists all exercises.
 """
 
+import tnlib.decompose  # noqa: F401 - makes torch the backend of TensorLy, also for answers outside a notebook
 from tnlib.check import (
     costs,
     coupled_trains,

@@ -189,8 +189,28 @@ cpd_kruskal_rank = Exercise(
     "cpd_kruskal_rank",
     _NOTEBOOK,
     _kruskal,
-    ({"sizes": (5, 6, 8)}, {"sizes": (3, 4, 30)}, {"sizes": (2, 2, 2)}, {"sizes": (7, 7, 7)}),
     (
+        {"sizes": (5, 6, 8)},
+        {"sizes": (30, 4, 3)},
+        {"sizes": (2, 2, 2)},
+        {"sizes": (7, 7, 7)},
+        {"sizes": (8, 5, 6)},
+        {"sizes": (1, 5, 5)},
+        {"sizes": (3, 4, 7)},
+    ),
+    (
+        Mistake(
+            lambda sizes: max(1, min(sum(sorted(sizes)[:2]) - 2, (sum(sizes) - 2) // 2)),
+            "With a size of 1 the tensor is a matrix: for which R >= 2 does the condition hold then?",
+        ),
+        Mistake(
+            lambda sizes: sum(sorted(sizes)[:2]) - 2 if max(sizes) > sum(sorted(sizes)[:2]) else (sum(sizes) - 2) // 2,
+            "Where does one case end and the other begin? Compare with the largest R, not with the sizes.",
+        ),
+        Mistake(
+            lambda sizes: 1 if 1 in sizes else min(sizes[0] + sizes[1] - 2, (sum(sizes) - 2) // 2),
+            "Right if sizes ascend; here they come in any order.",
+        ),
         Mistake(
             lambda sizes: _kruskal(sizes, capped=False),
             "A factor with R columns has a k-rank of at most R, however many rows it has.",
@@ -246,6 +266,21 @@ def _pencil(sizes: tuple[int, int, int], rank: int, seed: int) -> dict[str, Any]
     return {"tensor": tensor, "rank": rank}
 
 
+def _sparse_pencil(sizes: tuple[int, int, int], rank: int, seed: int) -> dict[str, Any]:
+    """A term that the first two slices lack, and columns that are nearly parallel."""
+    factors = _factors(sizes, rank, seed)
+    factors[0] = factors[0] + 3 * factors[0][:, :1]
+    factors[2][:2, -1] = 0
+    return {"tensor": torch.einsum("ir,jr,kr->ijk", *factors), "rank": rank}
+
+
+def _first_slices(tensor: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    values, vectors = torch.linalg.eig(tensor[..., 0] @ torch.linalg.pinv(tensor[..., 1], rtol=1e-10))
+    first = vectors.real[:, values.abs().argsort(descending=True)[:rank]]
+    U, S, Vh = torch.linalg.svd((torch.linalg.pinv(first) @ tensor.flatten(1)).reshape(rank, *tensor.shape[1:]))
+    return first, U[:, :, 0].mT * S[:, 0], Vh[:, 0, :].mT
+
+
 def _mismatched(tensor: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     first, second = _eigenvectors(tensor, rank), _eigenvectors(tensor.transpose(0, 1), rank).flip(1)
     product = torch.linalg.pinv(_khatri_rao([first, second]))
@@ -256,7 +291,7 @@ cpd_by_eigenvectors = Exercise(
     "cpd_by_eigenvectors",
     _NOTEBOOK,
     _by_eigenvectors,
-    (_pencil((3, 4, 2), 3, 70), _pencil((5, 6, 4), 4, 80), _pencil((4, 3, 7), 2, 90)),
+    (_pencil((3, 4, 2), 3, 70), _pencil((5, 6, 4), 4, 80), _pencil((4, 3, 7), 2, 90), _sparse_pencil((5, 4, 4), 3, 95)),
     (
         Mistake(
             lambda tensor, rank: _by_eigenvectors(tensor, rank, transpose=True),

@@ -57,6 +57,11 @@ break_even_rank = Exercise(
         Mistake(lambda T, S, k: (T * S * k * k) // (S + 2 * k + T), "Fewer is meant: at equality nothing is saved."),
         Mistake(lambda T, S, k: (T * S * k * k - 1) // (S + 2 * k + T) + 1, "One too many: is the count really below?"),
         Mistake(lambda T, S, k: (T * S * k * k - 1) // (S + k * k + T), "The two spatial factors have k rows each."),
+        Mistake(lambda T, S, k: (T * S * k * k - 1) // (S + k + T), "There are two spatial factors, with k rows each."),
+        Mistake(
+            lambda T, S, k: (T * S * k * k) // (S + 2 * k + T) - 1,
+            "One too few, unless the quotient is whole: the largest number *below* it is asked for.",
+        ),
         Mistake(lambda T, S, k: (T * S * k * k - 1) / (S + 2 * k + T), "A rank is a whole number."),
     ),
 )

@@ -133,6 +133,10 @@ def _own_norm(A: Tensor, B: Tensor, C: Tensor, D: Tensor, E: Tensor, F: Tensor) 
     return _cp_inner(A, B, C, A, B, C)
 
 
+def _cosine(A: Tensor, B: Tensor, C: Tensor, D: Tensor, E: Tensor, F: Tensor) -> Tensor:
+    return _cp_inner(A, B, C, D, E, F) / (_own_norm(A, B, C, D, E, F) * _own_norm(D, E, F, A, B, C)).sqrt()
+
+
 def _cp_case(sizes: tuple[int, int, int], ranks: tuple[int, int]) -> dict[str, Tensor]:
     first, second = zip("ABC", sizes, strict=True), zip("DEF", sizes, strict=True)
     return {name: _randn(size, ranks[0]) for name, size in first} | {
@@ -155,7 +159,10 @@ tensor_cp_inner = Exercise(
             _chained_grams, "A matrix product stands where the modes' matrices are to be multiplied entry by entry."
         ),
         Mistake(_own_norm, "That is the squared norm of the first tensor; the second one is not in it."),
+        Mistake(_cosine, "That is the cosine of the angle between them: do not divide by the norms."),
     ),
+    beyond=(_cp_case((600, 600, 600), (2, 3)), _cp_case((2**16, 2**16, 2**16), (2, 3))),
+    forbidden="The tensors of this input are too large to form, or to walk through: factors alone have to do.",
 )
 
 
@@ -190,6 +197,10 @@ tensor_train_inner_macs = Exercise(
             "Almost: the last rung has two cores as well, and the second meets a matrix that has their line alone.",
         ),
         Mistake(
+            lambda Q, N, R: 2 * N * R**2 + 2 * (Q - 2) * N * R**3 + R**2,
+            "That starts at both ends, which is another order: start at one end and walk to the other.",
+        ),
+        Mistake(
             lambda Q, N, R: 2 * (N * R**2 + 2 * (Q - 2) * N * R**3 + N * R**2 + N * R),
             "Twice too many: a MAC is one multiplication together with its addition.",
         ),
@@ -209,6 +220,18 @@ def _paired(matrix: Tensor, row_dims: Sequence[int], col_dims: Sequence[int], k:
 
 def _unpaired(matrix: Tensor, row_dims: Sequence[int], col_dims: Sequence[int], k: int) -> int:
     return _rank(matrix.reshape(math.prod(row_dims[:k]) * math.prod(col_dims[:k]), -1))
+
+
+def _largest(matrix: Tensor, row_dims: Sequence[int], col_dims: Sequence[int], k: int) -> int:
+    rows = math.prod(row_dims[:k]) * math.prod(col_dims[:k])
+    return min(rows, matrix.numel() // rows)
+
+
+def _inverse(matrix: Tensor, row_dims: Sequence[int], col_dims: Sequence[int], k: int) -> int:
+    d = len(row_dims)
+    order = [axis for n in range(d) for axis in (n, d + n)]
+    tensor = matrix.reshape(*row_dims, *col_dims).permute([order.index(axis) for axis in range(2 * d)])
+    return _rank(tensor.reshape(math.prod(row_dims[:k]) * math.prod(col_dims[:k]), -1))
 
 
 def _plain_rank(matrix: Tensor, row_dims: Sequence[int], col_dims: Sequence[int], k: int) -> int:
@@ -251,8 +274,11 @@ tensor_paired_rank = Exercise(
         {"matrix": _MATRIX, "row_dims": (3, 2, 4), "col_dims": (2, 5, 3), "k": 2},
         {"matrix": _BINARY, "row_dims": (2, 2, 2, 2), "col_dims": (2, 2, 2, 2), "k": 2},
         {"matrix": _BINARY, "row_dims": (2, 2, 2, 2), "col_dims": (2, 2, 2, 2), "k": 1},
+        {"matrix": torch.ones(16, 16, dtype=torch.float64), "row_dims": (2, 2, 2, 2), "col_dims": (2, 2, 2, 2), "k": 2},
     ),
     (
+        Mistake(_largest, "That is the largest rank that a matrix of this size can have, whatever its entries."),
+        Mistake(_inverse, "Digits are mixed, but not paired: `permute` got the inverse of the permutation it needs."),
         Mistake(
             _unpaired, "The right sizes but no pairing: a reshape alone leaves all row digits before all column digits."
         ),
