@@ -103,6 +103,14 @@ def test_everything_drawn_lies_inside_the_axes(equation):
     assert points[:, 1].max() < top
 
 
+def test_tensors_stand_where_they_are_told():
+    places = [(0, 1), (1, 1), (1, 0), (0, 0)]
+    ax = plots.einsum_graph("ia,ib,jb,ja->", at=places)
+    at = centres(ax)
+    assert np.allclose(at / at.max(), places)
+    assert drawn(ax)[:3] == (4, 4, 0)
+
+
 @pytest.mark.parametrize(
     ("equation", "options", "message"),
     [
@@ -115,6 +123,7 @@ def test_everything_drawn_lies_inside_the_axes(equation):
         ("ij->i,j", {}, r"keeps \[','\]"),
         ("ij->ii", {}, "keeps an index twice"),
         ("ij,jk->ik", {"names": ("A",)}, r"1 names \['A'\], expected 2"),
+        ("ij,jk->ik", {"at": [(0, 0)]}, r"1 places \[\(0, 0\)\], expected 2"),
         ("ij,jk->ik", {"sizes": {"z": 3}}, r"sizes of \['z'\].*expected some of \['i', 'j', 'k'\]"),
     ],
 )

@@ -121,7 +121,17 @@ def test_accuracy_counts_and_restores_the_mode(images):
     model = Oracle()
     for model.wrong, want in ((False, 1.0), (True, 0.0)):
         assert train.accuracy(model, images) == want
+        assert torch.equal(train.hits(model, images), torch.full((len(images),), want > 0))
     assert model.training
+
+
+def test_hits_are_in_the_order_of_the_images_whatever_the_batch(images):
+    model = small_net().eval()
+    with torch.no_grad():
+        expected = model(images.images).argmax(1) == images.labels
+    assert 0 < expected.sum() < len(images)
+    for batch in (7, 1000):
+        assert torch.equal(train.hits(model, images, batch=batch), expected)
 
 
 def test_an_unknown_recipe_is_refused():

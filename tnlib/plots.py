@@ -99,29 +99,32 @@ def einsum_graph(
     *,
     names: Sequence[str] = (),
     sizes: Mapping[str, int] | None = None,
+    at: Sequence[tuple[float, float]] = (),
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the tensor network of an einsum: a circle a tensor, a line an index (`notebooks/01_work_with_tensors`).
 
     An index that two tensors share and that is summed is an edge; a free index is a leg that ends nowhere. Every other
     index (in three tensors or more, shared and kept, summed in one tensor, on a diagonal) is a small black dot, joined
-    to each tensor that has it, with a leg when it is kept. A chain of tensors is drawn in a row, a star around its
-    centre, anything else on a circle.
+    to each tensor that has it, with a leg when it is kept. Unless `at` says where, a chain of tensors is drawn in a
+    row, a star around its centre, anything else on a circle.
 
     Args:
         equation: as for `torch.einsum`, letters only: `"ia,ajb,bk->ijk"`. Without `->` the indices that occur once are
             kept, in alphabetical order.
         names: of the tensors, one each; by default A, B, C, ...
         sizes: index -> its size, written beside its letter; some or all of the indices.
+        at: where the tensors stand, (x, y) each, in steps between neighbours: `[(0, 1), (1, 1), (1, 0), (0, 0)]`.
         ax: where to draw; by default on a new figure.
 
     Raises:
-        ValueError: an equation that is none, or names or sizes that do not fit it.
+        ValueError: an equation that is none, or names, sizes or places that do not fit it.
     """
     operands, output = _parse(equation)
     labels = list(names) or [chr(ord("A") + i % 26) for i in range(len(operands))]
-    if len(labels) != len(operands):
-        raise ValueError(f"{len(labels)} names {labels}, expected {len(operands)}, one a tensor of {equation!r}")
+    for what, given in {"names": labels, "places": list(at) or labels}.items():
+        if len(given) != len(operands):
+            raise ValueError(f"{len(given)} {what} {given}, expected {len(operands)}, one a tensor of {equation!r}")
     indices = sorted(set("".join(operands)))
     if unknown := [index for index in sizes or {} if index not in indices]:
         raise ValueError(f"sizes of {unknown}, which are no indices of {equation!r}; expected some of {indices}")
@@ -129,29 +132,29 @@ def einsum_graph(
 
     ends = {index: [n for n, operand in enumerate(operands) for c in operand if c == index] for index in indices}
     shared = {index: nodes for index, nodes in ends.items() if len(set(nodes)) > 1}
-    at, is_row = _layout(len(operands), [set(nodes) for nodes in shared.values()])
+    where, is_row = _layout(len(operands), [set(nodes) for nodes in shared.values()])
+    where, is_row = (_STEP * np.asarray(at, dtype=float), False) if at else (where, is_row)
     if ax is None:
-        width, height = np.ptp(at, axis=0)
-        ax = plt.subplots(figsize=(0.85 * float(width) + 2, 0.85 * float(height) + 1.7))[1]
+        ax = plt.subplots(figsize=0.85 * np.ptp(where, axis=0) + (2, 1.7))[1]
     canvas = _Canvas(ax, output, text)
-    for point, label in zip(at, labels, strict=True):
+    for point, label in zip(where, labels, strict=True):
         canvas.tensor(point, label)
     for index, nodes in shared.items():
         if len(nodes) == 2:
             parallel = [other for other in shared if shared[other] == nodes]
-            canvas.edge(at[nodes[0]], at[nodes[1]], index, parallel.index(index) - (len(parallel) - 1) / 2)
+            canvas.edge(where[nodes[0]], where[nodes[1]], index, parallel.index(index) - (len(parallel) - 1) / 2)
     hubs = [index for index, nodes in shared.items() if len(nodes) > 2]
     for i, index in enumerate(hubs):
-        canvas.hub(at[shared[index]], index, i - (len(hubs) - 1) / 2)
+        canvas.hub(where[shared[index]], index, i - (len(hubs) - 1) / 2)
 
     own = [[index for index in dict.fromkeys(operand) if index not in shared] for operand in operands]
-    row_ends = {int(np.argmin(at[:, 0])): np.pi, int(np.argmax(at[:, 0])): 0.0} if is_row and shared else {}
+    row_ends = {int(np.argmin(where[:, 0])): np.pi, int(np.argmax(where[:, 0])): 0.0} if is_row and shared else {}
     outwards = all(len(mine) <= (node in row_ends) for node, mine in enumerate(own))
     for node, mine in enumerate(own):
-        others = [at[other] for nodes in shared.values() if node in nodes for other in nodes if other != node]
-        angles = [row_ends[node]] if outwards and mine else _leg_angles(len(mine), at[node], others, is_row)
+        others = [where[other] for nodes in shared.values() if node in nodes for other in nodes if other != node]
+        angles = [row_ends[node]] if outwards and mine else _leg_angles(len(mine), where[node], others, is_row)
         for index, angle in zip(mine, angles, strict=True):
-            canvas.own(at[node], angle, index, operands[node].count(index))
+            canvas.own(where[node], angle, index, operands[node].count(index))
     return canvas.finish()
 
 

@@ -83,13 +83,20 @@ def accuracy(
     model: nn.Module, images: data.ImageSet, *, batch: int = 100, device: str | torch.device | None = None
 ) -> float:
     """Top-1 accuracy in [0, 1] of a model in eval mode on a whole image set; the model's own mode is restored."""
+    return int(hits(model, images, batch=batch, device=device).sum()) / len(images)
+
+
+def hits(
+    model: nn.Module, images: data.ImageSet, *, batch: int = 100, device: str | torch.device | None = None
+) -> Tensor:
+    """Which images (n,) a model in eval mode classifies rightly: what a paired comparison of two models needs."""
     where = _device_of(model) if device is None else torch.device(device)
     model.to(where)
-    right = 0
+    right = []
     with evaluating(model):
         for x, y in zip(images.images.split(batch), images.labels.split(batch), strict=True):
-            right += int((model(_channels_last(x, where)).argmax(1).cpu() == y).sum())
-    return right / len(images)
+            right.append(model(_channels_last(x, where)).argmax(1).cpu() == y)
+    return torch.cat(right)
 
 
 def fit(
