@@ -1,6 +1,7 @@
 """Hygiene of the committed notebooks, agreement with their sources, and re-runs with other parameters."""
 
 import ast
+import re
 import statistics
 
 import nbformat
@@ -14,6 +15,7 @@ from tnlib.study.publish import read_source, source_of, sources
 FOLDERS = [paths.NOTEBOOKS, paths.NOTEBOOKS / "solutions", paths.NOTEBOOKS / "experiments"]
 BOOKS = sorted(book for folder in FOLDERS for book in folder.glob("*.ipynb"))
 ids = [str(path.relative_to(paths.NOTEBOOKS)) for path in BOOKS]
+LESSONS = [path for path in BOOKS if path.parent == paths.NOTEBOOKS]
 EXPERIMENTS = [path for path in BOOKS if path.parent.name == "experiments"]
 every_notebook = pytest.mark.parametrize("path", BOOKS, ids=ids)
 
@@ -192,6 +194,25 @@ def test_every_notebook_runs_with_two_parameter_sets():
 def test_a_lesson_asserts_what_it_states(path):
     asserts = [n for cell in code_cells(path) for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Assert)]
     assert len(asserts) >= 12
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_the_stated_time_is_that_of_reading_and_exercises(path):
+    """130 words or ten lines of code a minute, 15 to 25 minutes an exercise, no lesson much longer than three hours."""
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.source.strip()]
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    code = [line for cell in cells if cell.cell_type == "code" for line in cell.source.splitlines()]
+    words = len(re.sub(r"\$\$.*?\$\$|\$[^$]*\$", " formula ", text, flags=re.DOTALL).split())
+    lines = sum(bool(line.strip()) and not line.startswith("#") for line in code)
+    exercises = [int(minutes) for minutes in re.findall(r"### \d+\. .*\((\d+) minutes\)", text)]
+    total, reading, solving = map(
+        int, re.search(r"\*\*Time\.\*\* (\d+) minutes: (\d+) to read text and code, (\d+) for the ex", text).groups()
+    )
+    assert all(15 <= minutes <= 25 for minutes in exercises)
+    assert solving == sum(exercises)
+    assert total == reading + solving <= 200
+    assert reading == pytest.approx(words / 130 + lines / 10, abs=8)
+    assert re.search(rf"notebooks/{path.name}\) \| [^|]* \| {total} \|", (paths.ROOT / "README.md").read_text())
 
 
 def test_every_lesson_is_listed_where_people_look():

@@ -12,7 +12,8 @@
 # **What you need first.** Matrix products, ranks, the singular value decomposition, `torch.Tensor.reshape` and
 # `permute`.
 #
-# **Time.** 75 minutes to read and do the exercises, about a minute to execute. **Difficulty.** Easy to medium.
+# **Time.** 180 minutes: 80 to read text and code, 100 for the exercises. Run All takes a minute or two.
+# **Difficulty.** Easy to medium.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick"; "full": a larger search over orders, and all 19 cuts of the order-20 weight
@@ -108,9 +109,12 @@ plt.show()
 
 # %%
 X = randn(3, 5, 4, 7)
-fibres = [len(X.movedim(n, -1).flatten(0, -2)) for n in range(X.ndim)]
-assert fibres == [X.numel() // size for size in X.shape]
-print("fibres of mode 0 to 3:", fibres, "- the product of the other modes' sizes")
+fibres = []
+for n in range(X.ndim):
+    others = itertools.product(*(range(size) for m, size in enumerate(X.shape) if m != n))
+    fibres.append([X[*index[:n], :, *index[n:]] for index in others])
+    assert sorted(torch.cat(fibres[n]).tolist()) == sorted(X.flatten().tolist())  # every entry is in exactly one
+print("fibres of mode 0 to 3:", [len(each) for each in fibres], "- the product of the other modes' sizes")
 
 # %% [markdown]
 # ## 2. Unfoldings, and why conventions differ
@@ -125,8 +129,8 @@ print("fibres of mode 0 to 3:", fibres, "- the product of the other modes' sizes
 # | column-major | the **first** of the other modes | Kolda & Bader 2009, MATLAB toolboxes |
 # | cyclic | mode $n-1$; the slowest is mode $n+1$ | De Lathauwer et al. 2000 |
 #
-# Each is what its language's memory layout suggests: C and NumPy store the last index contiguously, Fortran and MATLAB
-# the first. A tensor of the numbers 0 to 23 shows the difference.
+# The first two are what memory layouts suggest: C and NumPy store the last index contiguously, Fortran and MATLAB the
+# first. The third treats all modes alike. A tensor of the numbers 0 to 23 shows the difference.
 
 # %%
 T = torch.arange(24).reshape(2, 3, 4)
@@ -166,7 +170,24 @@ for n, index in itertools.product(range(4), itertools.product(*map(range, X.shap
 print(f"{4 * X.numel()} entries stand where the two formulas say")
 
 # %% [markdown]
-# So one is the other with its columns permuted, $\mathbf X_{(n)}^{\text{KB}} = \mathbf X_{(n)} \boldsymbol\Pi_n$. The permutation comes
+# **What a reshape costs.** A `torch.Tensor` is a stretch of memory and, for each mode, a *stride*: how far apart in memory
+# neighbours along this mode are. `permute` only exchanges strides; it returns a *view*, and nothing moves. `reshape` returns a
+# view where strides can express the new shape, and else copies everything. Most unfoldings are copies:
+
+
+# %%
+def is_view(part, whole):
+    return part.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+
+
+print("strides of X", X.stride(), "and of X with mode 2 first", X.movedim(2, 0).stride())
+assert is_view(X.movedim(2, 0), X)
+print("unfoldings that are views, by mode:", [is_view(unfold(X, n), X) for n in range(X.ndim)])
+
+# %% [markdown]
+# Moving data takes time, though it is no arithmetic. Lesson 07 comes back to it.
+#
+# Back to the two conventions. One is the other with its columns permuted, $\mathbf X_{(n)}^{\text{KB}} = \mathbf X_{(n)} \boldsymbol\Pi_n$. The permutation comes
 # from unfolding *the column numbers themselves*: number the columns row-major, then read them column-major.
 
 # %%
@@ -211,6 +232,7 @@ plt.show()
 for n in range(X.ndim):
     rows, kolda = unfold(X, n), unfold_kolda(X, n)
     assert same(rows @ rows.T, kolda @ kolda.T)
+    assert not same(rows.T @ rows, kolda.T @ kolda)
 print("X_(n) X_(n)^T is the same in both: so are rank, singular values and left singular vectors")
 
 # %% [markdown]
@@ -224,8 +246,9 @@ print("X_(n) X_(n)^T is the same in both: so are rank, singular values and left 
 for n in range(X.ndim):
     assert torch.equal(fold(unfold(X, n), n, X.shape), X)
 low = multi_mode_dot(randn(2, 3, 4), [randn(7, 2), randn(5, 3), randn(9, 4)], [0, 1, 2])
-print("fold(unfold(X)) = X. Multilinear rank of a 7x5x9 tensor:")
-print([torch.linalg.matrix_rank(unfold(low, n)).item() for n in range(3)])
+multilinear = [torch.linalg.matrix_rank(unfold(low, n)).item() for n in range(3)]
+assert multilinear == [2, 3, 4]
+print("fold(unfold(X)) = X. Multilinear rank of a 7x5x9 tensor:", multilinear)
 
 # %% [markdown]
 # ## 3. vec, inner product, norm
@@ -349,15 +372,15 @@ print("Kronecker, Khatri-Rao and outer product as einsums")
 
 # %% [markdown]
 # They are one family. Column $r$ of a Khatri-Rao product is the Kronecker product of the columns $r$; the Khatri-Rao
-# product keeps $R$ of the $R^2$ columns of the Kronecker product; the Hadamard product keeps, of square matrices, also
-# only the rows $iI + i$; and the vectorized outer product is a Kronecker product of vectors.
+# product keeps $R$ of the $R^2$ columns of the Kronecker product; the Hadamard product of two $I \times J$ matrices keeps only
+# the rows $iI + i$ and the columns $jJ + j$; and the vectorized outer product is a Kronecker product of vectors.
 
 # %%
 for r in range(4):
     assert same(khatri_rao([A, B])[:, r], torch.kron(A[:, r], B[:, r]))
 assert same(khatri_rao([A, B]), kron(A, B)[:, :: 4 + 1])
-S, T = randn(4, 4), randn(4, 4)
-assert same(S * T, kron(S, T)[:: 4 + 1, :: 4 + 1])
+S, T = randn(3, 5), randn(3, 5)
+assert same(S * T, kron(S, T)[:: 3 + 1, :: 5 + 1])
 assert same(torch.outer(A[0], B[0]).flatten(), torch.kron(A[0], B[0]))
 print("columns, selection, submatrix, vec: four relations hold")
 
@@ -394,12 +417,18 @@ print("Kronecker: transpose, pseudo-inverse, norm, rank")
 # **Predict, then reveal.** $\mathbf A \odot \mathbf B$ with $\mathbf A \in \mathbb R^{1000 \times 20}$, $\mathbf B \in \mathbb R^{2000 \times 20}$ has 40 million entries. Its Gram matrix
 # $(\mathbf A \odot \mathbf B)^\top (\mathbf A \odot \mathbf B)$ is only $20 \times 20$. How many multiplications do you need for it?
 #
+# <details><summary>The answer, and why</summary>
+#
 # Entry $(r, s)$ is $\sum_{i,k} a_{ir} b_{kr} a_{is} b_{ks} = (\sum_i a_{ir} a_{is}) (\sum_k b_{kr} b_{ks})$. So
 #
 # $$(\mathbf A \odot \mathbf B)^\top (\mathbf A \odot \mathbf B) = \mathbf A^\top \mathbf A * \mathbf B^\top \mathbf B, \qquad
 # (\mathbf A \odot \mathbf B)^\dagger = (\mathbf A^\top \mathbf A * \mathbf B^\top \mathbf B)^\dagger (\mathbf A \odot \mathbf B)^\top .$$
 #
-# The long product never needs to exist. Alternating least squares for CPD (lesson 02) rests on this line.
+# The long product never needs to exist: 3,000 multiplications for each of the 400 entries, and one more, instead of two
+# million.
+# </details>
+#
+# Alternating least squares for CPD (lesson 02) rests on this line.
 
 # %%
 A, B = randn(7, 4), randn(5, 4)
@@ -412,6 +441,22 @@ print("Gram matrix and pseudo-inverse of a Khatri-Rao product, from 4 x 4 matric
 for R in (4, 20):
     through_product, through_grams = 1000 * 2000 * R + 1000 * 2000 * R**2, 3000 * R**2 + R**2
     print(f"R={R:2}: {through_product:11,} multiplications with the long product, {through_grams:9,} without")
+
+# %% [markdown]
+# It has a price. A Gram matrix has the *square* of the condition number, and a least squares problem solved through it
+# loses twice as many digits. Two nearly parallel columns show it:
+
+# %%
+for angle in (1, 1e-4):
+    near = [torch.cat([m[:, :3], m[:, 2:3] + angle * m[:, 3:]], dim=1) for m in (A, B)]
+    tall = khatri_rao(near)
+    right = tall @ torch.ones(4, dtype=torch.float64)
+    small = (near[0].T @ near[0]) * (near[1].T @ near[1])
+    solutions = {"lstsq": torch.linalg.lstsq(tall, right).solution, "Gram": torch.linalg.solve(small, tall.T @ right)}
+    lost = {name: (solution - 1).abs().max().item() for name, solution in solutions.items()}
+    assert torch.isclose(torch.linalg.cond(small), torch.linalg.cond(tall) ** 2, rtol=0.01)
+assert lost["Gram"] > 1000 * lost["lstsq"]
+print("nearly parallel columns: the Gram matrix costs more than three further digits")
 
 # %% [markdown]
 # The Kronecker and the Khatri-Rao product are associative, so three factors need no brackets. They are *not* commutative:
@@ -482,9 +527,9 @@ print("CP: vec and all four unfoldings, in both conventions")
 
 # %%
 mixed = factors[0] @ khatri_rao(factors[:0:-1]).T
-assert not same(mixed, unfold(X, 0))
-print("shapes agree:", mixed.shape == unfold(X, 0).shape)
-print("relative error above one half:", bool((mixed - unfold(X, 0)).norm() > 0.5 * X.norm()))
+assert mixed.shape == unfold(X, 0).shape
+assert (mixed - unfold(X, 0)).norm() > 0.5 * X.norm()
+print("the shapes agree, and the relative error is above one half")
 
 # %% [markdown]
 # Norms and inner products of CP tensors follow from the Gram identity, without forming a single tensor:
@@ -497,6 +542,16 @@ assert same(X.norm() ** 2, grams.prod(0).sum())
 print(f"the squared norm of {X.numel()} entries, from {sum(f.numel() for f in factors)} entries of factors")
 
 # %% [markdown]
+# **Five things are called rank.** Say which one you mean:
+#
+# | rank | of | is |
+# | --- | --- | --- |
+# | matrix rank | a matrix | the number of its singular values above zero |
+# | multilinear rank | a tensor | $Q$ matrix ranks, those of its unfoldings |
+# | TT ranks | a tensor, its modes in this order | $Q - 1$ matrix ranks, of its sequential unfoldings (section 9) |
+# | rank, CP rank | a tensor | the least number of outer products that add up to it (lesson 02) |
+# | rank of a format | an approximation | one or several numbers that *you* choose: how many terms, how large a core |
+#
 # ## 7. Draw it: tensor networks
 #
 # Indices and letters get out of hand at order 5. Pictures don't. Draw a circle for each tensor and a line for each
@@ -509,23 +564,34 @@ networks = {
     "inner product": ("ijk,ijk->", ("$\\mathcal{X}$", "$\\mathcal{Y}$")),
     "trace of a product": ("ij,jk,ki->", "ABC"),
     "mode-1 product": ("ijk,lj->ilk", ("$\\mathcal{X}$", "A")),
+    "outer": ("i,j->ij", "ab"),
+    "Kronecker": ("ij,kl->ikjl", "AB"),
     "Khatri-Rao": ("ir,jr->ijr", "AB"),
+    "Hadamard": ("ij,ij->ij", "AB"),
     "CP": ("ir,jr,kr->ijk", "ABC"),
     "Tucker": ("abc,ia,jb,kc->ijk", ("$\\mathcal{G}$", "A", "B", "C")),
     "tensor train": ("ia,ajb,bk->ijk", ("$G_0$", "$G_1$", "$G_2$")),
 }
 
 # %%
-fig, axes = plt.subplots(2, 4, figsize=(11, 5.2))
-for ax, (name, (equation, tensors)) in zip(axes.flat, networks.items(), strict=True):
+fig, axes = plt.subplots(3, 4, figsize=(11, 7.6))
+for ax, (name, (equation, tensors)) in zip(axes.flat, networks.items(), strict=False):
     plots.einsum_graph(equation, names=tensors, ax=ax)
     ax.set_title(f"{name}\n{equation}", fontweight="normal", fontsize=10, loc="center")
-fig.suptitle("Every product of this lesson is a network; loose ends are what remains", fontweight="bold")
+axes.flat[-1].axis("off")
+fig.suptitle("The products of this lesson as networks; loose ends are what remains", fontweight="bold")
 plt.show()
 
 # %% [markdown]
 # The black dot is an index that more than two tensors share, or that two share and the result keeps. It marks what sets
-# CP apart: *one* index $r$ runs through all factors, while Tucker and the tensor train have only ordinary lines.
+# CP apart: *one* index $r$ runs through all factors, while Tucker and the tensor train have only ordinary lines. (Kronecker
+# and Khatri-Rao products are drawn as the tensors that `einsum` gives, before a reshape merges $i$ with $k$, or with $j$.)
+#
+# The last picture is a **tensor train** (lesson 04): every entry is a product of matrices, one from each *core*,
+#
+# $$x_{ijk} = \sum_{a,b} (G_0)_{ia} \, (G_1)_{ajb} \, (G_2)_{bk} ,$$
+#
+# and the sizes of the inner lines $a$ and $b$ are the train's ranks.
 #
 # Pictures are proofs. The trace of a product is a ring, a ring has no first tensor, so
 # $\operatorname{tr}(\mathbf A \mathbf B \mathbf C) = \operatorname{tr}(\mathbf B \mathbf C \mathbf A)$. A line between two tensors may carry any invertible matrix and its inverse, so the
@@ -553,8 +619,9 @@ n = 300
 print(f"(AB)x: {n**3 + n**2:12,} MACs\nA(Bx): {2 * n**2:12,} MACs, {(n**3 + n**2) / (2 * n**2):.1f} times fewer")
 
 # %% [markdown]
-# Now let the computer try *every* order. A network of $t$ tensors has $t!\,(t-1)!/2^{t-1}$ of them: $t(t-1)/2$ pairs
-# first, then the pairs of what is left, and so on.
+# Now let the computer try *every* order. A network of $t$ tensors has $t!\,(t-1)!/2^{t-1}$ sequences of pairs: $t(t-1)/2$ pairs
+# first, then the pairs of what is left, and so on. (Sequences that do the same steps at other times count apart; there are
+# $(2t-3)!! = 1 \cdot 3 \cdots (2t-3)$ different sets of steps.)
 
 
 # %%
@@ -590,7 +657,8 @@ equation = {"quick": "ia,ajb,bk,dk,cjd,ic->", "full": "ia,ajb,bk,dk,cld,ic,jl->"
 terms = equation.removesuffix("->").split(",")
 size = dict.fromkeys("ijkl", 20) | dict.fromkeys("abcd", 5)
 names = ("$G_0$", "$G_1$", "$G_2$", "$H_2$", "$H_1$", "$H_0$", "M")[: len(terms)]
-ax = plots.einsum_graph(equation, names=names, sizes={c: size[c] for c in sorted(set("".join(terms)))})
+places = [(0, 1.4), (1, 1.4), (2, 1.4), (2, 0), (1, 0), (0, 0), (1, 0.7)][: len(terms)]
+ax = plots.einsum_graph(equation, names=names, at=places, sizes={c: size[c] for c in sorted(set("".join(terms)))})
 ax.set_title("The inner product of two trains is a ladder")
 plt.show()
 
@@ -598,12 +666,23 @@ plt.show()
 # **Predict, then reveal.** You could multiply out both trains and sum the products of their entries. Or start at one end
 # and swallow one core after the other. By which factor do the best and the worst order differ: 10, 100, 1000?
 
+
 # %%
+def tree(order, t):
+    tensors = [frozenset([n]) for n in range(t)]
+    for i, j in order:
+        merged = tensors[i] | tensors[j]
+        tensors = [*(tensor for n, tensor in enumerate(tensors) if n not in (i, j)), merged]
+        yield merged
+
+
 orders = sorted(contractions(terms, "", size))
 t = len(terms)
 assert len(orders) == math.factorial(t) * math.factorial(t - 1) // 2 ** (t - 1)
 (best, best_order), (worst, worst_order) = orders[0], orders[-1]
-print(f"{len(orders):,} orders, from {best:,} to {worst:,} MACs")
+steps = {frozenset(tree(order, t)) for _, order in orders}
+assert len(steps) == math.prod(range(1, 2 * t - 2, 2))
+print(f"{len(orders):,} orders, {len(steps):,} sets of steps, from {best:,} to {worst:,} MACs")
 
 # %%
 one_train = 20**2 * 5**2 + 20**3 * 5
@@ -625,14 +704,15 @@ plt.show()
 
 # %% [markdown]
 # All orders compute the same number. A path of pairs, as `contractions` gives it, is what `numpy.einsum` calls an
-# `einsum_path`; so any order can be executed. And NumPy's own search for the cheapest order must find our minimum:
+# `einsum_path`; so any order can be executed. NumPy has a search of its own for the cheapest one. It counts additions
+# apart, so its choice need not be ours in every network. Here it is:
 
 # %%
 tensors = [randn(*(size[index] for index in term)).numpy() for term in terms]
 results = [np.einsum(equation, *tensors, optimize=["einsum_path", *order]) for _, order in orders[:: len(orders) // 15]]
 assert np.allclose(results, results[0], rtol=1e-10)
-path = tuple(np.einsum_path(equation, *tensors, optimize=("optimal", 2**40))[0][1:])
-assert {order: macs for macs, order in orders}[path] == best
+path = tuple(tuple(sorted(pair)) for pair in np.einsum_path(equation, *tensors, optimize=("optimal", 2**40))[0][1:])
+assert {order: macs for macs, order in orders}.get(path) == best
 print(f"{len(results)} orders, one result; NumPy's optimal path costs {best:,} MACs as well")
 
 # %% [markdown]
@@ -677,7 +757,7 @@ print(f"entry {2**digits // 3} of the vector is entry {tuple(bits)} of a tensor 
 # | $\sin(\omega x + \varphi)$ | $\sin(\omega y + \varphi) \cos(\omega z) + \cos(\omega y + \varphi) \sin(\omega z)$ | 2 |
 # | polynomial of degree $p$ | binomial theorem: $1, z, \dots, z^p$ with coefficients that depend on $y$ | $p + 1$ |
 #
-# Near the ends a cut has fewer than $R$ rows or columns, and the rank is $\min(2^q, R, 2^{d-q})$. The ranks of these $d - 1$ matrices are
+# Near the ends a cut has fewer than $R$ rows or columns, so the rank is *at most* $\min(2^q, R, 2^{d-q})$. Usually it is equal. The ranks of these $d - 1$ matrices are
 # the **TT ranks** (Oseledets 2011; lesson 04). Of binary digits one says *quantized* TT, **QTT** (Khoromskij 2011).
 
 
@@ -706,6 +786,16 @@ for name, (vector, R) in samples.items():
     ranks = tt_ranks(vector.reshape((2,) * digits))
     assert ranks == [min(2**q, R, 2 ** (digits - q)) for q in range(1, digits)]
     print(f"{name:<9} QTT ranks {ranks}")
+
+# %% [markdown]
+# Can it be less? A sine whose period is a power of two samples repeats itself, and its coarse digits carry nothing:
+
+# %%
+for omega, phase in ((2 * math.pi, 0), (8 * math.pi, 0), (math.pi * 2 ** (digits - 1), 0.3)):
+    ranks = tt_ranks(torch.sin(omega * x + phase).reshape((2,) * digits), 1e-10)  # large arguments are rounded
+    assert all(rank <= min(2**q, 2, 2 ** (digits - q)) for q, rank in enumerate(ranks, 1))
+    assert min(ranks) == 1
+    print(f"sin({omega / math.pi:.0f} pi x + {phase}): QTT ranks {ranks}")
 
 # %% [markdown]
 # Rank 1 means: the exponential *is* a Kronecker product of $d$ vectors of size 2. Rank 2 means: the sine is a product of
@@ -749,6 +839,9 @@ pd.DataFrame(ranks, index=pd.RangeIndex(1, digits, name="cut after digit")).T
 # Now the question of this workbook. The first layer of a trained MNIST network is a $1024 \times 1024$ matrix. Write row *and*
 # column index in binary: $i = (i_0 \dots i_9)$, $j = (j_0 \dots j_9)$. Put the digits in the order $i_0, j_0, i_1, j_1, \dots$, a tensor of order 20
 # with modes of size 2. Merge each pair to one mode of size 4: order 10.
+#
+# One thing to know about this weight: images of $28 \times 28$ pixels were padded to $32 \times 32$, so that $240$ of the
+# 1024 inputs are constant, and the columns that they meet hold what weight decay has left of their starting values.
 
 
 # %%
@@ -760,7 +853,12 @@ def pair_digits(matrix, d=10):
 W = models.load("mlp1024-mnist")[2].weight.detach().double()
 order20 = pair_digits(W)
 order10 = order20.reshape((4,) * 10)
+padding = torch.ones(32, 32, dtype=torch.bool)
+padding[2:-2, 2:-2] = False
+share = W[:, padding.flatten()].square().sum() / W.square().sum()
+assert padding.sum() == 240
 print("order", order20.ndim, "with modes of size 2; order", order10.ndim, "with modes of size 4")
+print(f"the {padding.sum()} columns of the padding hold {share:.1%} of the squared norm")
 
 # %%
 for i, j in torch.randint(1024, (200, 2), generator=generator).tolist():
@@ -770,16 +868,20 @@ for i, j in torch.randint(1024, (200, 2), generator=generator).tolist():
 print("200 entries of the matrix found in both tensors")
 
 # %% [markdown]
-# Why pairs? Because then the tensor has rank 1 exactly when the matrix is a Kronecker product of ten $2 \times 2$ matrices,
-# the identity for example. Without pairing, cutting *all row digits* from *all column digits*, the identity has full
-# rank:
+# Why pairs? Because then the tensor *of order 10* has all ranks 1 exactly when the matrix is a Kronecker product of ten
+# $2 \times 2$ matrices, the identity for example: its entries are the products of one entry of each of the ten. (At order 20
+# more cuts are counted, those between a row digit and its column digit; there the identity has rank 2.) Without pairing,
+# cutting *all row digits* from *all column digits*, the identity has full rank:
 
 # %%
 small = kron(*(randn(2, 2) for _ in range(6)))
 assert tt_ranks(pair_digits(small, 6).reshape((4,) * 6)) == [1] * 5
 eye = torch.eye(64, dtype=torch.float64)
 assert tt_ranks(pair_digits(eye, 6).reshape((4,) * 6)) == [1] * 5
+assert tt_ranks(pair_digits(eye, 6)) == [2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2]
 assert max(tt_ranks(eye.reshape((2,) * 12))) == 64
+two = small + kron(*(randn(2, 2) for _ in range(6)))  # no Kronecker product
+assert tt_ranks(pair_digits(two, 6).reshape((4,) * 6)) == [2] * 5
 print("paired: Kronecker products and the identity have rank 1; unpaired, the identity has rank 64")
 
 # %% [markdown]
@@ -818,7 +920,7 @@ plt.show()
 
 # %% [markdown]
 # Ranks make sizes. A train with ranks $R_q$ stores $\sum_q R_q I_q R_{q+1}$ numbers. With the ranks above this is a **lower bound** for *any*
-# train within the error: the train's own unfolding at cut $q$ has rank at most $R_q$, and by Eckart-Young none of smaller
+# train within the error, *in these modes and in this order*: the train's own unfolding at cut $q$ has rank at most $R_q$, and by Eckart-Young none of smaller
 # rank comes so close. A truncated SVD of the matrix stores $2 \cdot 1024 \cdot R$. Which is smaller?
 
 
@@ -844,6 +946,8 @@ for name, color in (("trained", "#D55E00"), ("smooth", "#0072B2")):
     svd = [svd_size(name, error) / 1024**2 for error in errors]
     ax.plot(errors, train, color=color, label=f"{name}, train at least")
     ax.plot(errors, svd, color=color, linestyle="--", label=f"{name}, SVD")
+    smaller = np.array(train) < svd
+    print(f"{name}: the train's bound is below the SVD's size for relative errors from {errors[smaller].min():.2f} on")
 ax.axhline(1, color="0.5", linewidth=1)
 ax.set(
     yscale="log",
@@ -852,24 +956,68 @@ ax.set(
     xlabel="relative error of the weight",
     ylabel="numbers stored / dense",
 )
-ax.set_title("A train pays for the smooth matrix, hardly for the trained one")
+ax.set_title("A train of paired digits pays for the smooth matrix, hardly for the trained one")
 plots.label_lines(ax)
 plt.show()
 
 # %% [markdown]
 # The smooth matrix shrinks to a handful of numbers as a train, where an SVD still stores whole columns. For the trained
-# weight, *no* train is smaller than the SVD unless you accept a large error, and for a small one both store more than
-# the dense matrix. The bound holds however the train is computed. A real one is larger: TT-SVD, at this *total* error:
+# weight, no train *of these paired digits* is smaller than the SVD unless you accept a large error, and for a small one both
+# store more than the dense matrix. The bound holds however the train is computed. A real one is larger. TT-SVD guarantees
+# the *total* error that you allow, and stays below it:
 
 # %%
 for name in ("smooth", "trained"):
     train = decompose.tt_matrix(matrices[name], (2,) * 10, (2,) * 10, rel_error=rel_error)
     stored = sum(core.numel() for core in train.factors)
-    assert (train.to_matrix() - matrices[name]).norm() <= rel_error * matrices[name].norm()
-    print(f"{name:<8} TT-SVD stores {stored:9,} numbers; the relative error is at most {rel_error:g}")
+    error = (train.to_matrix() - matrices[name]).norm() / matrices[name].norm()
+    assert error <= rel_error
+    assert stored >= train_size(cut_ranks[name]) or profile == "full"  # there the bound is that of other modes
+    print(f"{name:<8} TT-SVD stores {stored:9,} numbers; its relative error is {error:.3f}, allowed are {rel_error:g}")
 
 # %% [markdown]
-# Then why do tensor trains compress such layers at all (Novikov et al. 2015, lesson 07)? Two reasons. Their networks are *trained in* the format:
+# ### Digits that mean something
+#
+# Is it the train, or are it the modes? A hidden unit's number means nothing, and its digits mean nothing either. But an input
+# is a pixel with a row and a column. So leave the hidden units alone and split only the input: 1024 hidden units, 32 image
+# rows, 32 image columns. That is a train of order 3 with ranks $R_1, R_2$. TT-SVD first truncates the matrix itself at $R_1$,
+# then the rest at $R_2$; the squared errors add up (lesson 04). So the smallest such train within the error is found by
+# trying all $R_1$:
+
+# %%
+U, sigma, Vh = torch.linalg.svd(W)
+cut = tail_errors(W)
+
+
+def smallest_train(error):
+    found = []
+    first = ranks_within([cut], error)[0]
+    for R1 in range(first, min(first + 200, 1024)):
+        rest = (sigma[:R1, None] * Vh[:R1]).reshape(R1 * 32, 32)
+        left = (error * cut[-1]) ** 2 - sigma[R1:].square().sum()
+        tails = tail_errors(rest)
+        R2 = int((tails**2 > left).sum())
+        found.append((1024 * R1 + R1 * 32 * R2 + R2 * 32, R1, R2))
+    return min(found)
+
+
+# %%
+stored, R1, R2 = smallest_train(rel_error)
+train = decompose.tt(W.reshape(1024, 32, 32), (R1, R2))
+assert sum(core.numel() for core in train.factors) == stored
+error = (train.to_tensor().reshape(1024, 1024) - W).norm() / W.norm()
+assert error <= rel_error + 1e-9
+assert stored < 1.01 * svd_size("trained", rel_error)
+print(f"units | rows | columns: {stored:,} numbers at ranks {R1}, {R2} and relative error {error:.3f}")
+print(
+    f"matrix SVD: {svd_size('trained', rel_error):,}; train of paired digits: at least {train_size(cut_ranks['trained']):,}"
+)
+
+# %% [markdown]
+# At moderate errors this train is smaller than the SVD. So it is the *pairing* of hidden units with pixels that hurts this weight, not the
+# train: tensorize an index only if its digits mean something.
+#
+# Then why do trains of paired digits compress such layers at all (Novikov et al. 2015, lesson 06)? Two reasons. Their networks are *trained in* the format:
 # the optimizer looks for good weights of low TT rank, which exist, although the dense training found others. And the
 # error of a weight is not the error of a network.
 #
@@ -893,7 +1041,7 @@ print("smooth 256 x 256 matrix, 1 % error:", before, "\nits rows renumbered:    
 #
 # Replace `...` by your answer and run the cell: the check says whether it is right, and if not, on which input.
 #
-# ### 1. Warm-up: where does an entry go? (5 minutes)
+# ### 1. Warm-up: where does an entry go? (15 minutes)
 #
 # Give the column of entry `index` (a tuple) in TensorLy's mode-`mode` unfolding of a tensor of shape `shape`. From 0.
 
@@ -916,7 +1064,7 @@ check.tensor_unfold_column(tensor_unfold_column)
 # In `notebooks/solutions/01_work_with_tensors.ipynb`, section 1.
 # </details>
 #
-# ### 2. Core: the third convention (15 minutes)
+# ### 2. Core: the third convention (20 minutes)
 #
 # De Lathauwer et al. (2000) let the columns run over the other modes *cyclically*: $n+1, n+2, \dots, Q-1, 0, \dots, n-1$, the
 # first of these slowest, the last fastest. Write this unfolding.
@@ -939,7 +1087,7 @@ check.tensor_unfold_cyclic(tensor_unfold_cyclic)
 # In `notebooks/solutions/01_work_with_tensors.ipynb`, section 2.
 # </details>
 #
-# ### 3. Core: an inner product without tensors (15 minutes)
+# ### 3. Core: an inner product without tensors (20 minutes)
 #
 # Two CP tensors of order 3 have factors `A`, `B`, `C` (rank $R$) and `D`, `E`, `F` (rank $S$, another one perhaps). Compute
 # their inner product without forming either tensor.
@@ -963,7 +1111,7 @@ check.tensor_cp_inner(tensor_cp_inner)
 # In `notebooks/solutions/01_work_with_tensors.ipynb`, section 3.
 # </details>
 #
-# ### 4. Pencil and paper: zip a ladder up (15 minutes)
+# ### 4. Pencil and paper: zip a ladder up (20 minutes)
 #
 # Two trains of order $Q \ge 3$, all modes of size $N$, all inner lines of size $R$: cores $N \times R$, then $R \times N \times R$ each, then
 # $R \times N$. Their inner product is computed from one end: contract the two first cores; then, train after train, the next core with
@@ -982,14 +1130,14 @@ check.tensor_train_inner_macs(tensor_train_inner_macs)
 #
 # Draw the ladder for $Q = 4$ and rub out one tensor at a time. A step costs the product of the sizes of all lines at the two
 # tensors involved. First step, two equal steps per inner rung, two different steps at the end. Section 8 found
-# 6,025 MACs for $Q = 3$, $N = 20$, $R = 5$: starting at *both* ends saves a little. You should get a little more.
+# 6,025 MACs for $Q = 3$, $N = 20$, $R = 5$: starting at *both* ends saves a little there. You should get a little more.
 # </details>
 # <details><summary>Solution</summary>
 #
 # In `notebooks/solutions/01_work_with_tensors.ipynb`, section 4.
 # </details>
 #
-# ### 5. Stretch: the rank of a paired cut (20 minutes)
+# ### 5. Stretch: the rank of a paired cut (25 minutes)
 #
 # Row and column indices of `matrix` are split into digits of sizes `row_dims` and `col_dims`, most significant first, and paired
 # as in section 9. Give the rank of the sequential unfolding whose rows are the first `k` pairs. Digits need not be binary,
@@ -1027,7 +1175,8 @@ check.tensor_paired_rank(tensor_paired_rank)
 # - Unfolding conventions differ by a permutation of columns. Ranks and left singular vectors don't see it; formulas with
 #   $\otimes$ and $\odot$ do. Take the unfolding and the formula from the same source.
 # - The order of contraction changes the cost by orders of magnitude, and never the result.
-# - Tensorization makes smooth data tiny. A densely trained weight is not smooth in its digits.
+# - Tensorization makes smooth data tiny. A densely trained weight is not smooth in the digits of its hidden units; in the rows
+#   and columns of an image it may be. Modes are a hypothesis about the data, and it can be tested.
 #
 # ## Further reading
 #

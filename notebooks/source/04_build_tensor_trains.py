@@ -10,7 +10,8 @@
 #
 # **What you need first.** Notebooks 01 to 03, or: unfoldings, QR and SVD, CPD and Tucker. Some `torch.einsum`.
 #
-# **Time.** 90 minutes with the exercises, about a minute to execute. **Difficulty.** Medium.
+# **Time.** 200 minutes: 100 to read text and code, 100 for the exercises. Run All takes a minute or two.
+# **Difficulty.** Medium.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": three kernels, few CP sweeps; "full": all of ResNet-20's, many sweeps
@@ -1438,7 +1439,7 @@ plt.show()
 #
 # Replace `...` by your answer and run the cell. A train is given as a list of cores $R_q \times I_q \times R_{q+1}$.
 #
-# ### 1. Warm-up: sum a train (5 minutes)
+# ### 1. Warm-up: sum a train (15 minutes)
 #
 # Return the sum of all entries of the tensor. Do not form it.
 
@@ -1460,7 +1461,7 @@ check.tt_sum(tt_sum)
 # In `notebooks/solutions/04_build_tensor_trains.ipynb`, section 1.
 # </details>
 #
-# ### 2. Core: ranks in another order (10 minutes)
+# ### 2. Core: ranks in another order (20 minutes)
 #
 # Return the TT ranks $R_1, \dots, R_{Q-1}$ of a tensor whose modes are rearranged: `order[0]` is the mode that comes
 # first.
@@ -1483,7 +1484,7 @@ check.tt_ranks(tt_ranks)
 # In `notebooks/solutions/04_build_tensor_trains.ipynb`, section 2.
 # </details>
 #
-# ### 3. Core: the distance of two trains (10 minutes)
+# ### 3. Core: the distance of two trains (20 minutes)
 #
 # Return $\|\mathcal X - \mathcal Y\|$ of two trains of the same shape, with other ranks. Do not form them.
 
@@ -1506,7 +1507,7 @@ check.tt_distance(tt_distance)
 # In `notebooks/solutions/04_build_tensor_trains.ipynb`, section 3.
 # </details>
 #
-# ### 4. Pencil and paper: close the chain (15 minutes)
+# ### 4. Pencil and paper: close the chain (20 minutes)
 #
 # Put the spins on a ring: the last one is coupled to the first, too. Derive the sum over all $2^Q$ states in closed form,
 # for any coupling, and return it.
@@ -1530,7 +1531,7 @@ check.ising_ring(ising_ring)
 # In `notebooks/solutions/04_build_tensor_trains.ipynb`, section 4.
 # </details>
 #
-# ### 5. Stretch: singular values of a matrix you cannot form (20 minutes)
+# ### 5. Stretch: singular values of a matrix you cannot form (25 minutes)
 #
 # Return the $R_q$ largest singular values of the sequential unfolding $\mathbf X_{\langle q \rangle}$, in descending order, from the cores alone.
 # (In the check, no rank is larger than it needs to be.)

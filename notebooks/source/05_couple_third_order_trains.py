@@ -11,7 +11,8 @@
 #
 # **What you need first.** Notebook 02 (CPD, ALS, uniqueness) and notebook 04 (trains, TT-SVD, gauge).
 #
-# **Time.** 90 minutes with the exercises, less than a minute to execute. **Difficulty.** Hard.
+# **Time.** 180 minutes: 80 to read text and code, 100 for the exercises. Run All takes a minute or two.
+# **Difficulty.** Hard.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": 10 live draws; "full": 100, and more Monte Carlo
@@ -1066,7 +1067,7 @@ print("every error is close to 1: at this rank no CPD describes the weight, what
 #
 # Replace `...` by your answer and run the cell.
 #
-# ### 1. Warm-up: a factor as a core (5 minutes)
+# ### 1. Warm-up: a factor as a core (15 minutes)
 #
 # Return the core of the diagonal train, $R \times I \times R$, for a factor $\mathbf A$ ($I \times R$) of a middle mode.
 
@@ -1088,7 +1089,7 @@ check.cpd_train_core(cpd_train_core)
 # In `notebooks/solutions/05_couple_third_order_trains.ipynb`, section 1.
 # </details>
 #
-# ### 2. Core: who is who (10 minutes)
+# ### 2. Core: who is who (20 minutes)
 #
 # Two neighbouring cores were decomposed separately. `third` ($R \times R$) is the third factor of the left one, `first` the first factor of the right one; both are
 # exact, in any order and with any scales (of any sign). Return a tensor `p` of $R$ integers: term `r` of the left core is term `p[r]` of the right one.
@@ -1111,7 +1112,7 @@ check.coupled_match(coupled_match)
 # In `notebooks/solutions/05_couple_third_order_trains.ipynb`, section 2.
 # </details>
 #
-# ### 3. Core: a step to the left (15 minutes)
+# ### 3. Core: a step to the left (20 minutes)
 #
 # Let `core` be $\mathcal G_q$, and let `right` be $\mathbf M_{q+1}$, found before. Return $(\mathbf A_q, \mathbf M_q)$: an $I \times R$ and an $R \times R$ matrix, of any scales
 # whose product is right, such that $\mathcal G_q = [\![\mathbf M_q, \mathbf A_q, \mathbf M_{q+1}^{-\top}]\!]$. In the last input the core is disturbed: take the best
@@ -1135,7 +1136,7 @@ check.coupled_step_left(coupled_step_left)
 # In `notebooks/solutions/05_couple_third_order_trains.ipynb`, section 3.
 # </details>
 #
-# ### 4. Pencil and paper: the bound for Tucker (15 minutes)
+# ### 4. Pencil and paper: the bound for Tucker (20 minutes)
 #
 # Derive the bound on the NMSE for a tensor of Tucker ranks $T_q$ (generic, each at most the product of the others), and return it for sizes, ranks and an SNR in dB. How many
 # directions do not move the tensor?
@@ -1158,7 +1159,7 @@ check.tucker_bound(tucker_bound)
 # In `notebooks/solutions/05_couple_third_order_trains.ipynb`, section 4.
 # </details>
 #
-# ### 5. Stretch: how many modes to merge (15 minutes)
+# ### 5. Stretch: how many modes to merge (25 minutes)
 #
 # For generic factors with the given mode sizes, what is the largest rank for which the chain works, if any number of modes may be merged at each end, the order of the modes is fixed,
 # and at least one mode (of size 2 or more) is left between the ends? Return an integer.

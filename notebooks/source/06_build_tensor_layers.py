@@ -12,7 +12,8 @@
 #
 # **What you need first.** Notebooks 01 to 04, or: `einsum`, CPD, Tucker, TT-matrices. `nn.Conv2d` and backpropagation.
 #
-# **Time.** 90 minutes with the exercises, about a minute to execute. **Difficulty.** Medium.
+# **Time.** 195 minutes: 95 to read text and code, 100 for the exercises. Run All takes a minute or two.
+# **Difficulty.** Medium.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": committed images, short training; "full": all 60,000 images, longer, more runs
@@ -1342,7 +1343,7 @@ plt.show()
 #
 # Replace `...` by your answer and run the cell.
 #
-# ### 1. Warm-up: count a chain with a stride (5 minutes)
+# ### 1. Warm-up: count a chain with a stride (15 minutes)
 #
 # Return the MACs of one image in the CP chain ($1 \times 1$, vertical, horizontal, $1 \times 1$) of a kernel
 # $T \times S \times k_h \times k_w$. `image` is the height and width that comes in, `output` that which comes out.
@@ -1366,7 +1367,7 @@ check.cp_conv_macs(cp_conv_macs)
 # In `notebooks/solutions/06_build_tensor_layers.ipynb`, section 1.
 # </details>
 #
-# ### 2. Core: sweep from the left (15 minutes)
+# ### 2. Core: sweep from the left (20 minutes)
 #
 # Apply a TT-matrix to a batch `x` (samples x inputs), first core first, without forming the weight. The cores are
 # $R_k \times m_k \times n_k \times R_{k+1}$.
@@ -1390,7 +1391,7 @@ check.tt_linear_from_left(tt_linear_from_left)
 # In `notebooks/solutions/06_build_tensor_layers.ipynb`, section 2.
 # </details>
 #
-# ### 3. Core: a strided CP convolution (10 minutes)
+# ### 3. Core: a strided CP convolution (20 minutes)
 #
 # Return what the four stages compute, for any `stride` and `padding` (vertical, horizontal). `factors` are those of
 # the modes $T$, $S$, $k_h$, $k_w$, each with $R$ columns.
@@ -1413,7 +1414,7 @@ check.strided_cp(strided_cp)
 # In `notebooks/solutions/06_build_tensor_layers.ipynb`, section 3.
 # </details>
 #
-# ### 4. Pencil and paper: one standard deviation for all cores (15 minutes)
+# ### 4. Pencil and paper: one standard deviation for all cores (20 minutes)
 #
 # Draw *all* cores of a TT-matrix with the same standard deviation $s$. Derive the $s$ for which every entry of the
 # weight has the variance $g^2 / N$, and return it.
@@ -1436,7 +1437,7 @@ check.equal_std(equal_std)
 # In `notebooks/solutions/06_build_tensor_layers.ipynb`, section 4.
 # </details>
 #
-# ### 5. Stretch: the cheapest plan (20 minutes)
+# ### 5. Stretch: the cheapest plan (25 minutes)
 #
 # Return the least number of MACs a sample, over all ways of merging neighbouring cores and both directions of the
 # sweep. (Merging itself costs nothing here.) Can you do it without going through all $2^{d-1}$ ways?

@@ -10,7 +10,8 @@
 #
 # **What you need first.** The formats of lesson 00, TT-matrices (lesson 04).
 #
-# **Time.** 75 minutes to read and do the exercises, under a minute to execute. **Difficulty.** Medium.
+# **Time.** 190 minutes: 80 to read text and code, 110 for the exercises. Run All takes a minute or two.
+# **Difficulty.** Medium.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": few ranks and rounds; "full": more ranks, more rounds
@@ -1082,7 +1083,7 @@ plt.show()
 #
 # Replace `...` by your answer and run the cell.
 #
-# ### 1. Warm-up: intensity (5 minutes)
+# ### 1. Warm-up: intensity (15 minutes)
 #
 # MACs per byte of a linear layer *with bias* ($m$ numbers more to read; its additions are not counted), when each number
 # takes `width` bytes.
@@ -1105,7 +1106,7 @@ check.linear_intensity(linear_intensity)
 # In `notebooks/solutions/07_measure_what_it_costs.ipynb`, section 1.
 # </details>
 #
-# ### 2. Warm-up: attainable GFLOP/s (5 minutes)
+# ### 2. Warm-up: attainable GFLOP/s (15 minutes)
 #
 # A stage does `macs` MACs and moves `moved` bytes on a machine whose peak is `peak_gflops` ($10^9$ FLOP/s) and whose bandwidth is
 # `gbytes_per_second`. How many GFLOP/s can it reach at most?
@@ -1128,7 +1129,7 @@ check.attainable_gflops(attainable_gflops)
 # In `notebooks/solutions/07_measure_what_it_costs.ipynb`, section 2.
 # </details>
 #
-# ### 3. Core: a speed-up from samples (10 minutes)
+# ### 3. Core: a speed-up from samples (15 minutes)
 #
 # `first` and `second` hold the milliseconds of two functions, one entry a round, timed in turns. How many times as fast as the first is
 # the second? Use the median, and let what happens to a whole round cancel.
@@ -1151,7 +1152,7 @@ check.paired_speedup(paired_speedup)
 # In `notebooks/solutions/07_measure_what_it_costs.ipynb`, section 3.
 # </details>
 #
-# ### 4. Core: break-even with a stride (15 minutes)
+# ### 4. Core: break-even with a stride (20 minutes)
 #
 # A $k \times k$ convolution ($k$ odd, padding $\lfloor k / 2 \rfloor$) has stride `stride` on an $H \times W$ map. Find the largest rank $R$ (of both channel modes) at which
 # its `tucker2` chain does *fewer* MACs; 0 when there is none. The map after the stride has $\lceil H / s \rceil \times \lceil W / s \rceil$ positions.
@@ -1174,7 +1175,7 @@ check.tucker2_mac_break_even(tucker2_mac_break_even)
 # In `notebooks/solutions/07_measure_what_it_costs.ipynb`, section 4.
 # </details>
 #
-# ### 5. Pencil and paper: the batch at the ridge (10 minutes)
+# ### 5. Pencil and paper: the batch at the ridge (20 minutes)
 #
 # From which batch on can a linear layer without bias (float32) be limited by arithmetic? Solve $I(B) \ge I^*$ for $B$ by hand; return the
 # smallest whole $B$, and 0 when no batch is large enough.
@@ -1197,7 +1198,7 @@ check.ridge_batch(ridge_batch)
 # In `notebooks/solutions/07_measure_what_it_costs.ipynb`, section 5.
 # </details>
 #
-# ### 6. Stretch: the cheapest meeting point (20 minutes)
+# ### 6. Stretch: the cheapest meeting point (25 minutes)
 #
 # The first $p$ cores of a TT-matrix can be swept from the first one, the others from the last one, in either order. Restrict yourself to this: start
 # with the last $d - p$ cores (from the last towards core $p + 1$), then go on with the first $p$ (from the first towards core $p$). Give the MACs of

@@ -9,7 +9,8 @@
 #
 # **What you need first.** Notebook 00. Mean, variance, normal distribution.
 #
-# **Time.** 60 minutes, less than one of them to execute. **Difficulty.** Medium.
+# **Time.** 110 minutes: 35 to read text and code, 75 for the exercises. Run All takes a minute or two.
+# **Difficulty.** Medium.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": four live runs; "full": twelve
@@ -463,7 +464,7 @@ print(
 #
 # ## Exercises
 #
-# ### 1. Warm-up: the size of a sweep (5 minutes)
+# ### 1. Warm-up: the size of a sweep (15 minutes)
 #
 # How many runs has a sweep with a grid (a mapping from names to lists of values) and a number of seeds?
 
@@ -485,7 +486,7 @@ check.sweep_cells(sweep_cells)
 # In `notebooks/solutions/10_run_a_study.ipynb`, section 1.
 # </details>
 #
-# ### 2. Core: the standard error of a paired difference (10 minutes)
+# ### 2. Core: the standard error of a paired difference (15 minutes)
 #
 # Two tensors hold the results of two formats, seed by seed. Give the standard error of the mean difference.
 
@@ -507,7 +508,7 @@ check.paired_error(paired_error)
 # In `notebooks/solutions/10_run_a_study.ipynb`, section 2.
 # </details>
 #
-# ### 3. Pencil and paper: the family's error (10 minutes)
+# ### 3. Pencil and paper: the family's error (20 minutes)
 #
 # You test $m$ independent true hypotheses, each at $\alpha$. With which probability do you reject at least one? Derive it
 # on paper, then write it down.
@@ -530,7 +531,7 @@ check.family_error(family_error)
 # In `notebooks/solutions/10_run_a_study.ipynb`, section 3.
 # </details>
 #
-# ### 4. Stretch: the percentile bootstrap (15 minutes)
+# ### 4. Stretch: the percentile bootstrap (25 minutes)
 #
 # Given values, a matrix of indices (a row for each resample) and a level, return the two ends of the percentile interval
 # of the mean, as a tensor. Use linear interpolation between order statistics (the default of `torch.quantile`).

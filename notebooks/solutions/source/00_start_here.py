@@ -51,11 +51,15 @@ def break_even_rank(T, S, k):
 check.break_even_rank(break_even_rank)
 
 # %% [markdown]
-# For a 64 x 64 x 3 x 3 kernel that rank is larger than the number of channels. CP ranks of kernels usually are; this is
-# what sets CP apart from the formats whose ranks are ranks of matrices.
+# For a 64 x 64 x 3 x 3 kernel that rank is larger than the number of channels. That alone is nothing special: ranks of
+# `spatial_svd` and `tt` exceed it, too, being ranks of matrices with up to $3 \cdot 64$ rows. What sets CP apart: its rank
+# may exceed the ranks of *all* unfoldings of the kernel, in whatever way its modes are grouped into rows and columns.
 
 # %%
-print(break_even_rank(64, 64, 3), "terms, and 64 channels")
+T, S, k = 64, 64, 3
+unfoldings = [min(T, S * k * k), min(S, T * k * k), k, min(T * S, k * k), min(T * k, S * k)]
+assert break_even_rank(T, S, k) > max(unfoldings)
+print(break_even_rank(T, S, k), "terms; no unfolding has a rank above", max(unfoldings))
 
 # %% [markdown]
 # ## 3. An error without an approximation

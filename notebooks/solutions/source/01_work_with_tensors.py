@@ -92,6 +92,8 @@ print("Tucker, unfolded cyclically: Kronecker factors rotated")
 third = randn(3, 5, 4)
 agrees = [torch.equal(tensor_unfold_cyclic(third, n), unfold(third, n)) for n in range(3)]
 assert agrees == [True, False, True]
+kolda = third.movedim(1, 0).numpy().reshape(5, -1, order="F")
+assert torch.equal(tensor_unfold_cyclic(third, 1), torch.from_numpy(kolda.copy()))
 print("order 3, modes 0, 1, 2: the same as TensorLy's?", agrees)
 
 # %% [markdown]
@@ -165,7 +167,7 @@ print(f"Q=10, N=20, R=5: {tensor_train_inner_macs(10, 20, 5):,} MACs, tensors of
 
 # %% [markdown]
 # The best order of the lesson, 6,025 MACs for $Q = 3$, starts at both ends: the last rung becomes an $R \times R$ matrix of its own, for
-# $N R^2$, and closes the ladder with $R^2$ instead of $N R^2 + N R - N R^2$. It saves $N R - R^2$, which is little, and only if $R < N$.
+# $N R^2$, and closes the ladder with $R^2$ instead of $N R$. It saves $N R - R^2$, which is little, and only if $R < N$.
 
 # %%
 Q, N, R = 3, 20, 5

@@ -140,7 +140,7 @@ check.cpd_proximal_update(cpd_proximal_update)
 
 # %% [markdown]
 # The common mistake is to add $\mu \mathbf I$ on one side only. That is the penalty of section 7, which pulls towards
-# zero and *changes the solution*. The proximal update leaves a solution where it is, and yet can be computed when the Gram
+# zero and *changes the solution*. The proximal update leaves an exact fit where it is, and yet can be computed when the Gram
 # matrix is singular:
 
 # %%
@@ -162,13 +162,13 @@ print("an exact fit stays where it is; equal columns do no harm")
 # - If $R > K$, the condition is $I + J + K \ge 2R + 2$, or $R \le (I + J + K - 2) / 2$.
 #
 # The second case can only occur if $(I + J + K - 2) / 2 > K$, which says $I + J - 2 > K$. So the answer is the smaller
-# one of the two bounds, and at least 1, provided that $I \ge 2$.
+# one of the two bounds, if $I \ge 2$. If $I = 1$, the tensor is a matrix: $1 + 2R \ge 2R + 2$ never holds, and the answer is 1.
 
 
 # %%
 def cpd_kruskal_rank(sizes):
     I, J, K = sorted(sizes)
-    return max(1, min(I + J - 2, (I + J + K - 2) // 2))
+    return 1 if I == 1 else min(I + J - 2, (I + J + K - 2) // 2)
 
 
 check.cpd_kruskal_rank(cpd_kruskal_rank)
@@ -178,12 +178,12 @@ check.cpd_kruskal_rank(cpd_kruskal_rank)
 # formula against the definition, for all small shapes:
 
 # %%
-for I in range(2, 8):
-    for J in range(2, 8):
-        for K in range(2, 16):
+for I in range(1, 8):
+    for J in range(1, 8):
+        for K in range(1, 16):
             holds = [R for R in range(2, 30) if min(I, R) + min(J, R) + min(K, R) >= 2 * R + 2]
             assert cpd_kruskal_rank((I, J, K)) == max(holds, default=1)
-print("the two cases agree with the definition for 504 shapes")
+print("the formula agrees with the definition for 735 shapes")
 
 # %% [markdown]
 # ## 5. A CPD from eigenvectors
