@@ -18,6 +18,7 @@ seed: int = 0  # 0 to 9; decides the tenth of the test images, the calibration i
 # %%
 import copy
 
+import numpy as np
 import torch
 
 from tnlib import data, layers, measure, models, study, train
@@ -26,7 +27,8 @@ subset = {"quick": "embedded", "full": "full"}[profile]
 
 # %% [markdown]
 # The ten tenths are disjoint: runs with different seeds see different images, so their results are independent draws.
-# Runs with the *same* seed see the same images, whatever their format and rank: their results can be compared in pairs.
+# Runs with the *same* seed see the same images, whatever their format and rank: their results can be compared in pairs,
+# and even image by image. So the record also says which images were right, a bit each.
 
 # %%
 model = models.load(network)
@@ -47,9 +49,11 @@ compressed.set_submodule(layer, chain)
 # %%
 weight = conv.weight.detach()
 shape = tuple(test.images.shape[1:])
+right = {"original": train.hits(model, test), "right": train.hits(compressed, test)}
 metrics = {
-    "original": train.accuracy(model, test),
-    "accuracy": train.accuracy(compressed, test),
+    "original": right["original"].double().mean(),
+    "accuracy": right["right"].double().mean(),
+    "right": np.packbits(right["right"].numpy()).tobytes().hex(),
     "error": (chain.dense_weight() - weight).norm() / weight.norm(),
     "layer_params": sum(p.numel() for p in chain.parameters()) / sum(p.numel() for p in conv.parameters()),
     **{
