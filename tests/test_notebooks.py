@@ -212,7 +212,18 @@ def test_the_stated_time_is_that_of_reading_and_exercises(path):
     assert solving == sum(exercises)
     assert total == reading + solving <= 200
     assert reading == pytest.approx(words / 130 + lines / 10, abs=8)
-    assert re.search(rf"notebooks/{path.name}\) \| [^|]* \| {total} \|", (paths.ROOT / "README.md").read_text())
+    for page, folder in ((paths.ROOT / "README.md", "notebooks/"), (paths.NOTEBOOKS / "README.md", "")):
+        assert re.search(rf"\({folder}{path.name}\) \| [^|]* \| {total} \|", page.read_text())
+
+
+@every_notebook
+def test_links_lead_somewhere(path):
+    text = "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown")
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link and not link.startswith("#")]
+    assert [link for link in links if not (path.parent / link.partition("#")[0]).exists()] == []
+    if path.parent == paths.NOTEBOOKS:
+        assert text.count(f"(solutions/{path.name})") >= 5
+        assert text.count("(GLOSSARY.md)") >= 2
 
 
 def test_every_lesson_is_listed_where_people_look():

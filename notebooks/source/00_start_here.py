@@ -11,6 +11,8 @@
 #
 # **Time.** 95 minutes: 35 to read text and code, 60 for the exercises. Run All takes a minute or two.
 # **Difficulty.** Easy.
+#
+# Next: [01 work with tensors](01_work_with_tensors.ipynb) · [Solutions](solutions/00_start_here.ipynb) · [Glossary](GLOSSARY.md)
 
 # %% [markdown]
 # ## The map
@@ -31,6 +33,9 @@
 # half a sentence each.
 #
 # Every notebook has a `parameters` cell. Change it here, or from the command line: `tnlib run 00 -p batch=64`.
+#
+# Where a text asks you to **predict**, the output below it is folded in JupyterLab. Answer first, on paper; then click on the
+# three dots.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": committed data; "full": all 10,000 test images, more budgets
@@ -113,7 +118,7 @@ spectra = {"random": torch.linalg.svdvals(noise.flatten(1))}
 for name in ("layer1.0.conv1", "layer2.1.conv1", "layer3.1.conv1"):
     spectra[name] = torch.linalg.svdvals(convs[name].weight.detach().flatten(1))
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 fig, ax = plt.subplots()
 for name, s in spectra.items():
     ax.plot(torch.arange(1, len(s) + 1) / len(s), s / s[0], label=name, color="0.5" if name == "random" else None)
@@ -472,9 +477,10 @@ check.tucker2_parameters(tucker2_parameters)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/00_start_here.ipynb`, section 1.
+# In the [solutions](solutions/00_start_here.ipynb), section 1.
 # </details>
-#
+
+# %% [markdown]
 # ### 2. Core: when does CP stop saving? (20 minutes)
 #
 # Find the largest rank at which a CP chain has *fewer* parameters than its kernel.
@@ -494,9 +500,10 @@ check.break_even_rank(break_even_rank)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/00_start_here.ipynb`, section 2.
+# In the [solutions](solutions/00_start_here.ipynb), section 2.
 # </details>
-#
+
+# %% [markdown]
 # ### 3. Stretch: an error without an approximation (25 minutes)
 #
 # Give the relative error $\|\mathcal K - \mathcal K_R\| / \|\mathcal K\|$ of the `svd` format at rank $R$ from the
@@ -517,9 +524,10 @@ check.tail_error(tail_error)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/00_start_here.ipynb`, section 3.
+# In the [solutions](solutions/00_start_here.ipynb), section 3.
 # </details>
-#
+
+# %% [markdown]
 # ## Summary
 #
 # - A trained kernel is not of low rank; compression is a choice of where to make an error.
@@ -529,8 +537,11 @@ check.tail_error(tail_error)
 #
 # ## Further reading
 #
-# - V. Lebedev et al., *Speeding-up convolutional neural networks using fine-tuned CP-decomposition*, ICLR 2015.
-# - A. Novikov et al., *Tensorizing neural networks*, NeurIPS 2015.
+# - V. Lebedev et al., [*Speeding-up convolutional neural networks using fine-tuned CP-decomposition*](https://arxiv.org/abs/1412.6553), ICLR 2015.
+# - A. Novikov et al., [*Tensorizing neural networks*](https://arxiv.org/abs/1509.06569), NeurIPS 2015.
 # - Y. Zniyed et al., *High-order tensor estimation via trains of coupled third-order CP and Tucker decompositions*,
 #   LAA 588, 2020.
-# - T. G. Kolda and B. W. Bader, *Tensor decompositions and applications*, SIAM Review 51(3), 2009.
+# - T. G. Kolda and B. W. Bader, [*Tensor decompositions and applications*](https://doi.org/10.1137/07070111X), SIAM Review 51(3), 2009.
+
+# %% [markdown]
+# Next: [01 work with tensors](01_work_with_tensors.ipynb) · [Solutions](solutions/00_start_here.ipynb) · [Glossary](GLOSSARY.md)

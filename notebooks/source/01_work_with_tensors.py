@@ -14,6 +14,8 @@
 #
 # **Time.** 180 minutes: 80 to read text and code, 100 for the exercises. Run All takes a minute or two.
 # **Difficulty.** Easy to medium.
+#
+# Previous: [00 start here](00_start_here.ipynb) · Next: [02 fit CPD](02_fit_cpd.ipynb) · [Solutions](solutions/01_work_with_tensors.ipynb) · [Glossary](GLOSSARY.md)
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick"; "full": a larger search over orders, and all 19 cuts of the order-20 weight
@@ -107,7 +109,7 @@ plt.show()
 # %% [markdown]
 # **Predict, then reveal.** How many mode-$n$ fibres has a tensor of sizes $3 \times 5 \times 4 \times 7$, for each $n$?
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 X = randn(3, 5, 4, 7)
 fibres = []
 for n in range(X.ndim):
@@ -228,7 +230,7 @@ plt.show()
 # **Predict, then reveal.** Which of these depend on the convention: the rank of $\mathbf X_{(n)}$, its singular values, its left
 # singular vectors, its right singular vectors?
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 for n in range(X.ndim):
     rows, kolda = unfold(X, n), unfold_kolda(X, n)
     assert same(rows @ rows.T, kolda @ kolda.T)
@@ -430,7 +432,7 @@ print("Kronecker: transpose, pseudo-inverse, norm, rank")
 #
 # Alternating least squares for CPD (lesson 02) rests on this line.
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 A, B = randn(7, 4), randn(5, 4)
 KR, gram = khatri_rao([A, B]), (A.T @ A) * (B.T @ B)
 assert same(KR.T @ KR, gram)
@@ -667,7 +669,7 @@ plt.show()
 # and swallow one core after the other. By which factor do the best and the worst order differ: 10, 100, 1000?
 
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 def tree(order, t):
     tensors = [frozenset([n]) for n in range(t)]
     for i, j in order:
@@ -896,7 +898,7 @@ sides = [(math.prod(shape[:q]), math.prod(shape[q:])) for q in range(1, len(shap
 tails = {name: [tail_errors(pair_digits(M).reshape(side)) for side in sides] for name, M in matrices.items()}
 
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 def ranks_within(tails, error):
     return [int((tail > error * tail[-1]).sum()) for tail in tails]
 
@@ -1061,9 +1063,10 @@ check.tensor_unfold_column(tensor_unfold_column)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/01_work_with_tensors.ipynb`, section 1.
+# In the [solutions](solutions/01_work_with_tensors.ipynb), section 1.
 # </details>
-#
+
+# %% [markdown]
 # ### 2. Core: the third convention (20 minutes)
 #
 # De Lathauwer et al. (2000) let the columns run over the other modes *cyclically*: $n+1, n+2, \dots, Q-1, 0, \dots, n-1$, the
@@ -1084,9 +1087,10 @@ check.tensor_unfold_cyclic(tensor_unfold_cyclic)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/01_work_with_tensors.ipynb`, section 2.
+# In the [solutions](solutions/01_work_with_tensors.ipynb), section 2.
 # </details>
-#
+
+# %% [markdown]
 # ### 3. Core: an inner product without tensors (20 minutes)
 #
 # Two CP tensors of order 3 have factors `A`, `B`, `C` (rank $R$) and `D`, `E`, `F` (rank $S$, another one perhaps). Compute
@@ -1108,9 +1112,10 @@ check.tensor_cp_inner(tensor_cp_inner)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/01_work_with_tensors.ipynb`, section 3.
+# In the [solutions](solutions/01_work_with_tensors.ipynb), section 3.
 # </details>
-#
+
+# %% [markdown]
 # ### 4. Pencil and paper: zip a ladder up (20 minutes)
 #
 # Two trains of order $Q \ge 3$, all modes of size $N$, all inner lines of size $R$: cores $N \times R$, then $R \times N \times R$ each, then
@@ -1134,9 +1139,10 @@ check.tensor_train_inner_macs(tensor_train_inner_macs)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/01_work_with_tensors.ipynb`, section 4.
+# In the [solutions](solutions/01_work_with_tensors.ipynb), section 4.
 # </details>
-#
+
+# %% [markdown]
 # ### 5. Stretch: the rank of a paired cut (25 minutes)
 #
 # Row and column indices of `matrix` are split into digits of sizes `row_dims` and `col_dims`, most significant first, and paired
@@ -1159,9 +1165,10 @@ check.tensor_paired_rank(tensor_paired_rank)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/01_work_with_tensors.ipynb`, section 5.
+# In the [solutions](solutions/01_work_with_tensors.ipynb), section 5.
 # </details>
-#
+
+# %% [markdown]
 # ## Summary
 #
 # | you have | you write |
@@ -1180,16 +1187,19 @@ check.tensor_paired_rank(tensor_paired_rank)
 #
 # ## Further reading
 #
-# - T. G. Kolda and B. W. Bader, *Tensor decompositions and applications*, SIAM Review 51(3), 2009. Section 2 is the
+# - T. G. Kolda and B. W. Bader, [*Tensor decompositions and applications*](https://doi.org/10.1137/07070111X), SIAM Review 51(3), 2009. Section 2 is the
 #   column-major version of this lesson.
-# - L. De Lathauwer, B. De Moor and J. Vandewalle, *A multilinear singular value decomposition*, SIAM J. Matrix Anal. Appl.
+# - L. De Lathauwer, B. De Moor and J. Vandewalle, [*A multilinear singular value decomposition*](https://doi.org/10.1137/S0895479896305696), SIAM J. Matrix Anal. Appl.
 #   21(4), 2000. The cyclic convention.
 # - C. F. Van Loan, *The ubiquitous Kronecker product*, J. Comput. Appl. Math. 123, 2000.
-# - I. V. Oseledets, *Tensor-train decomposition*, SIAM J. Sci. Comput. 33(5), 2011.
+# - I. V. Oseledets, [*Tensor-train decomposition*](https://doi.org/10.1137/090752286), SIAM J. Sci. Comput. 33(5), 2011.
 # - B. N. Khoromskij, *O(d log N)-quantics approximation of N-d tensors in high-dimensional numerical modeling*, Constr.
 #   Approx. 34, 2011.
 # - I. V. Oseledets, *Constructive representation of functions in low-rank tensor formats*, Constr. Approx. 37, 2013.
 # - C.-C. Lam, P. Sadayappan and R. Wenger, *On optimizing a class of multi-dimensional loops with reductions for parallel
 #   execution*, Parallel Process. Lett. 7(2), 1997. The cost of contraction orders.
-# - A. Novikov, D. Podoprikhin, A. Osokin and D. Vetrov, *Tensorizing neural networks*, NeurIPS 2015.
+# - A. Novikov, D. Podoprikhin, A. Osokin and D. Vetrov, [*Tensorizing neural networks*](https://arxiv.org/abs/1509.06569), NeurIPS 2015.
 # - Terms and symbols of all lessons: [GLOSSARY.md](GLOSSARY.md).
+
+# %% [markdown]
+# Previous: [00 start here](00_start_here.ipynb) · Next: [02 fit CPD](02_fit_cpd.ipynb) · [Solutions](solutions/01_work_with_tensors.ipynb) · [Glossary](GLOSSARY.md)

@@ -12,6 +12,8 @@
 #
 # **Time.** 185 minutes: 85 to read text and code, 100 for the exercises. Run All takes a minute or two.
 # **Difficulty.** Medium.
+#
+# Previous: [01 work with tensors](01_work_with_tensors.ipynb) · Next: [03 truncate Tucker](03_truncate_tucker.ipynb) · [Solutions](solutions/02_fit_cpd.ipynb) · [Glossary](GLOSSARY.md)
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick", or "full": more random tensors, longer runs, a larger rank of the kernel
@@ -147,7 +149,7 @@ print("rank 2 bounds all unfoldings by 2; any 4 x 3 x 5 tensor has a CPD with 12
 # part $x_0 y_1 + x_1 y_0$. Write the coefficients of $x_i y_j$ into two slices. A CPD with $R$ terms is a recipe with $R$
 # real multiplications. Gauss knew one with three:
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-check-output"] jupyter={"outputs_hidden": true}
 product = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [-1.0, 0.0]]], dtype=torch.float64)
 x_or_y = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]], dtype=torch.float64)
 gauss = [x_or_y, x_or_y, torch.tensor([[1.0, -1.0, 0.0], [-1.0, -1.0, 1.0]], dtype=torch.float64)]
@@ -435,7 +437,7 @@ print("k-ranks 4 + 4 + 4 >= 10, and both fits find the four terms that the tenso
 # **Predict, then reveal.** Make two columns of $\mathbf A$ equal, so that $k_{\mathbf A} = 1$. The two terms add up to
 # $\mathbf a \circ (\mathbf b_1 \mathbf c_1^\top + \mathbf b_2 \mathbf c_2^\top)$. What freedom has come back?
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-check-output"] jupyter={"outputs_hidden": true}
 A2, B2, C2 = one = [random(6, 2)[:, [0, 0, 1]], random(5, 3), random(4, 3)]
 M = torch.block_diag(torch.tensor([[1.0, 1.0], [-1.0, 1.0]]), torch.eye(1)).double()
 other = [A2, B2 @ M, C2 @ torch.linalg.inv(M).T]
@@ -529,7 +531,24 @@ print("an error of 1e-3 takes most sweeps in the swamp, and most sweeps there ga
 # $$(\mathbf J^\top \mathbf J + \lambda\, \mathbf I)\, \mathbf d = -\mathbf J^\top \mathbf r ,$$
 #
 # with less damping after a step that lowers the error, and more after one that does not (which is taken back). All of it
-# is called *non-linear least squares*, NLS.
+# is called *non-linear least squares*, NLS. The Jacobian is no mystery: the model is linear in each factor, so the column of
+# the entry $a_{pr}$ is the tensor $\mathbf e_p \circ \mathbf b_r \circ \mathbf c_r$.
+
+
+# %%
+def jacobian(factors):
+    (A, B, C), eyes = factors, [torch.eye(len(f), dtype=f.dtype) for f in factors]
+    parts = [
+        torch.einsum("ip,jr,kr->ijkpr", eyes[0], B, C),
+        torch.einsum("ir,jp,kr->ijkpr", A, eyes[1], C),
+        torch.einsum("ir,jr,kp->ijkpr", A, B, eyes[2]),
+    ]
+    return torch.cat([part.flatten(3).flatten(0, 2) for part in parts], 1)
+
+
+automatic = torch.autograd.functional.jacobian(lambda *f: dense(f).flatten(), tuple(start))
+assert close(jacobian(start), torch.cat([part.flatten(1) for part in automatic], 1))
+print("the columns of J are rank-one tensors, as automatic differentiation finds")
 
 
 # %%
@@ -544,7 +563,7 @@ def nls(X, factors, steps, damping=1.0):
 
     errors = []
     for _ in range(steps):
-        J, r = torch.autograd.functional.jacobian(residual, theta), residual(theta)
+        J, r = jacobian(split(theta)), residual(theta)
         step = torch.linalg.solve(J.T @ J + damping * torch.eye(len(theta)).double(), -J.T @ r)
         better = residual(theta + step).norm() < r.norm()
         theta, damping = (theta + step, damping / 3) if better else (theta, damping * 5)
@@ -615,7 +634,7 @@ print("errors O(1/n) and O(1/n^2), exactly as stated")
 #
 # **Predict, then reveal.** What does ALS with $R = 2$ do on $\mathcal W$?
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 two = [random(5, 2) for _ in range(3)]
 diverging, errors, largest = als(W, two, 2 * sweeps)
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharex=True)
@@ -694,7 +713,7 @@ print("a lost term does not come back, not even after a push")
 
 
 # %%
-def settle(mu, starts=8):
+def settle(mu, starts=4):
     ends = [als(W, [0.3 * random(5, 2) for _ in range(3)], sweeps, mu) for _ in range(starts)]
     return min(ends, key=lambda end: objective(W, end[0], mu))
 
@@ -1126,9 +1145,10 @@ check.cpd_norm(cpd_norm)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/02_fit_cpd.ipynb`, section 1.
+# In the [solutions](solutions/02_fit_cpd.ipynb), section 1.
 # </details>
-#
+
+# %% [markdown]
 # ### 2. Pencil and paper: how many terms must there be? (20 minutes)
 #
 # Count the free parameters of a CPD with $R$ terms of a tensor with sizes $I_0, \dots, I_{Q-1}$. What is the smallest
@@ -1152,9 +1172,10 @@ check.cpd_generic_rank(cpd_generic_rank)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/02_fit_cpd.ipynb`, section 2.
+# In the [solutions](solutions/02_fit_cpd.ipynb), section 2.
 # </details>
-#
+
+# %% [markdown]
 # ### 3. Core: update a factor, but not too far (20 minutes)
 #
 # Derive and write the *proximal* update: with $\mathbf A_q$ the present factor of `mode` and $\mathbf K$ the Khatri-Rao product of
@@ -1179,9 +1200,10 @@ check.cpd_proximal_update(cpd_proximal_update)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/02_fit_cpd.ipynb`, section 3.
+# In the [solutions](solutions/02_fit_cpd.ipynb), section 3.
 # </details>
-#
+
+# %% [markdown]
 # ### 4. Pencil and paper: how far does Kruskal reach? (20 minutes)
 #
 # Generic factors have the largest k-rank that their shape allows. For sizes $(I, J, K)$, what is the largest $R$ for which Kruskal's
@@ -1204,9 +1226,10 @@ check.cpd_kruskal_rank(cpd_kruskal_rank)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/02_fit_cpd.ipynb`, section 4.
+# In the [solutions](solutions/02_fit_cpd.ipynb), section 4.
 # </details>
-#
+
+# %% [markdown]
 # ### 5. Stretch: a CPD from eigenvectors (25 minutes)
 #
 # When $\mathbf A$ and $\mathbf B$ have full column rank and no two columns of $\mathbf C$ are parallel, there is a direct method,
@@ -1236,9 +1259,10 @@ check.cpd_by_eigenvectors(cpd_by_eigenvectors)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/02_fit_cpd.ipynb`, section 5.
+# In the [solutions](solutions/02_fit_cpd.ipynb), section 5.
 # </details>
-#
+
+# %% [markdown]
 # ## Summary
 #
 # - A CPD is a sum of rank-one terms. Its rank may exceed every mode size, depends on the field, and has no fast algorithm.
@@ -1250,21 +1274,21 @@ check.cpd_by_eigenvectors(cpd_by_eigenvectors)
 #
 # ## Further reading
 #
-# - T. G. Kolda and B. W. Bader, *Tensor decompositions and applications*, SIAM Review 51(3), 2009: section 3.
-# - J. B. Kruskal, *Three-way arrays: rank and uniqueness of trilinear decompositions*, Linear Algebra and its
+# - T. G. Kolda and B. W. Bader, [*Tensor decompositions and applications*](https://doi.org/10.1137/07070111X), SIAM Review 51(3), 2009: section 3.
+# - J. B. Kruskal, [*Three-way arrays: rank and uniqueness of trilinear decompositions*](https://doi.org/10.1016/0024-3795(77)90069-6), Linear Algebra and its
 #   Applications 18, 1977.
-# - V. de Silva and L.-H. Lim, *Tensor rank and the ill-posedness of the best low-rank approximation problem*, SIAM
+# - V. de Silva and L.-H. Lim, [*Tensor rank and the ill-posedness of the best low-rank approximation problem*](https://doi.org/10.1137/06066518X), SIAM
 #   Journal on Matrix Analysis and Applications 30(3), 2008.
-# - C. J. Hillar and L.-H. Lim, *Most tensor problems are NP-hard*, Journal of the ACM 60(6), 2013.
+# - C. J. Hillar and L.-H. Lim, [*Most tensor problems are NP-hard*](https://doi.org/10.1145/2512329), Journal of the ACM 60(6), 2013.
 # - L. Chiantini and G. Ottaviani, *On generic identifiability of 3-tensors of small rank*, SIAM Journal on Matrix Analysis
 #   and Applications 33(3), 2012.
 # - S. E. Leurgans, R. T. Ross and R. B. Abel, *A decomposition for three-way arrays*, SIAM Journal on Matrix Analysis and
 #   Applications 14(4), 1993.
-# - G. Tomasi and R. Bro, *A comparison of algorithms for fitting the PARAFAC model*, Computational Statistics & Data
+# - G. Tomasi and R. Bro, [*A comparison of algorithms for fitting the PARAFAC model*](https://doi.org/10.1016/j.csda.2004.11.013), Computational Statistics & Data
 #   Analysis 50, 2006.
 # - A.-H. Phan et al., *Stable low-rank tensor decomposition for compression of convolutional neural network*, ECCV 2020,
 #   [arXiv:2008.05441](https://arxiv.org/abs/2008.05441).
-# - V. Lebedev et al., *Speeding-up convolutional neural networks using fine-tuned CP-decomposition*, ICLR 2015,
+# - V. Lebedev et al., [*Speeding-up convolutional neural networks using fine-tuned CP-decomposition*](https://arxiv.org/abs/1412.6553), ICLR 2015,
 #   [arXiv:1412.6553](https://arxiv.org/abs/1412.6553).
 # - J. M. F. ten Berge and N. D. Sidiropoulos, *On uniqueness in CANDECOMP/PARAFAC*, Psychometrika 67, 2002.
 # - G. Bergqvist, *Exact probabilities for typical ranks of 2 x 2 x 2 and 3 x 3 x 2 tensors*, Linear Algebra and its
@@ -1273,3 +1297,6 @@ check.cpd_by_eigenvectors(cpd_by_eigenvectors)
 #   Signal Processing 48(3), 2000.
 # - A.-H. Phan, P. Tichavský and A. Cichocki, *Error preserving correction: a method for CP decomposition at a target
 #   error bound*, IEEE Transactions on Signal Processing 67(5), 2019.
+
+# %% [markdown]
+# Previous: [01 work with tensors](01_work_with_tensors.ipynb) · Next: [03 truncate Tucker](03_truncate_tucker.ipynb) · [Solutions](solutions/02_fit_cpd.ipynb) · [Glossary](GLOSSARY.md)

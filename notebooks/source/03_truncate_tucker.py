@@ -14,6 +14,8 @@
 #
 # **Time.** 180 minutes: 80 to read text and code, 100 for the exercises. Run All takes a minute or two.
 # **Difficulty.** Medium.
+#
+# Previous: [02 fit CPD](02_fit_cpd.ipynb) · Next: [04 build tensor trains](04_build_tensor_trains.ipynb) · [Solutions](solutions/03_truncate_tucker.ipynb) · [Glossary](GLOSSARY.md)
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": 60 random tensors, three layers; "full": 600 tensors, all layers of ResNet-20
@@ -93,7 +95,7 @@ curves = {name: [float((tail(stack, q, t) / stack.norm() ** 2).sqrt()) for t in 
           for q, name in enumerate(["height", "width", "colour", "image"])}  # fmt: skip
 curves["height, noise"] = [float((tail(noise, 0, t) / noise.norm() ** 2).sqrt()) for t in range(len(noise) + 1)]
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 fig, ax = plt.subplots()
 places = {
     "height": (0.23, 0.31),
@@ -143,7 +145,7 @@ print("a matrix: both ranks agree; the tensor above: three different ones")
 # They are not free, either. **Predict:** can a tensor have multilinear rank $(2, 3, 7)$? Try to build one, from a random
 # $2 \times 3 \times 7$ core.
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 print(multilinear_rank(multi_mode_dot(randn(2, 3, 7), [randn(7, 2), randn(8, 3), randn(9, 7)])))
 
 # %% [markdown]
@@ -275,7 +277,7 @@ print("a truncated core: its slices are not orthogonal, and shorter than the sin
 # Compared with the pixels themselves, and with the same core after a random rotation of each mode?
 
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 def concentration(X):
     energy = X.flatten().square().sort(descending=True).values.cumsum(0)
     return 1 - energy / energy[-1]
@@ -587,7 +589,7 @@ print("the best of 21 runs errs as much as HOSVD")
 # **Predict, then reveal.** Start HOOI from ten random sets of factors, on noise and on the images. In which case do the
 # starts agree?
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 panels = {"noise, ranks 2 2 2": (randn(9, 8, 7), (2, 2, 2)), "images, ranks 6 6 2 4": (stack, (6, 6, 2, 4))}
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.6))
 for ax, (name, (X, ranks)) in zip(axes, panels.items(), strict=True):
@@ -892,7 +894,7 @@ def frontiers(kernel):
     }
 
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 fig, ax = plt.subplots()
 for name, (size, error) in frontiers(kernel).items():
     shown = size <= 1
@@ -1063,9 +1065,10 @@ check.generic_multilinear_rank(generic_multilinear_rank)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/03_truncate_tucker.ipynb`, section 1.
+# In the [solutions](solutions/03_truncate_tucker.ipynb), section 1.
 # </details>
-#
+
+# %% [markdown]
 # ### 2. Pencil and paper: how many free parameters? (20 minutes)
 #
 # A Tucker decomposition stores $\prod_q T_q + \sum_q I_q T_q$ numbers, but different ones give the same tensor. How many
@@ -1088,9 +1091,10 @@ check.tucker_free_parameters(tucker_free_parameters)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/03_truncate_tucker.ipynb`, section 2. It checks the formula by the rank of a Jacobian.
+# In the [solutions](solutions/03_truncate_tucker.ipynb), section 2. It checks the formula by the rank of a Jacobian.
 # </details>
-#
+
+# %% [markdown]
 # ### 3. Core: the best Tucker-2 ranks under a budget (20 minutes)
 #
 # Given a kernel and a number of parameters, return the pair $(R_T, R_S)$ whose truncated HOSVD of modes 0 and 1 has the
@@ -1111,9 +1115,10 @@ check.tucker2_ranks(tucker2_ranks)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/03_truncate_tucker.ipynb`, section 3.
+# In the [solutions](solutions/03_truncate_tucker.ipynb), section 3.
 # </details>
-#
+
+# %% [markdown]
 # ### 4. Core: the cheapest order for ST-HOSVD (20 minutes)
 #
 # ST-HOSVD may process the modes in any order. Give the smallest number of MACs over all orders, counted as above: in
@@ -1134,9 +1139,10 @@ check.cheapest_st_hosvd(cheapest_st_hosvd)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/03_truncate_tucker.ipynb`, section 4. It also says which rules of thumb fail.
+# In the [solutions](solutions/03_truncate_tucker.ipynb), section 4. It also says which rules of thumb fail.
 # </details>
-#
+
+# %% [markdown]
 # ### 5. Stretch: a tolerance for ST-HOSVD (25 minutes)
 #
 # `ranks_for` gives each mode the same share of the tolerance, and what a mode does not use is lost. ST-HOSVD knows what
@@ -1162,9 +1168,10 @@ check.st_hosvd_ranks(st_hosvd_ranks)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/03_truncate_tucker.ipynb`, section 5.
+# In the [solutions](solutions/03_truncate_tucker.ipynb), section 5.
 # </details>
-#
+
+# %% [markdown]
 # ## Summary
 #
 # - A tensor has a rank in each mode. They differ, within $T_q \le \prod_{p \ne q} T_p$.
@@ -1179,18 +1186,21 @@ check.st_hosvd_ranks(st_hosvd_ranks)
 # ## Further reading
 #
 # - L. R. Tucker, *Some mathematical notes on three-mode factor analysis*, Psychometrika 31, 1966.
-# - L. De Lathauwer, B. De Moor, J. Vandewalle, *A multilinear singular value decomposition*, SIAM J. Matrix Anal. Appl.
+# - L. De Lathauwer, B. De Moor, J. Vandewalle, [*A multilinear singular value decomposition*](https://doi.org/10.1137/S0895479896305696), SIAM J. Matrix Anal. Appl.
 #   21(4), 2000 (cited as 2000a), and *On the best rank-1 and rank-($R_1, R_2, \dots, R_N$) approximation of higher-order
 #   tensors*, same issue (2000b).
 # - P. M. Kroonenberg, J. de Leeuw, *Principal component analysis of three-mode data by means of alternating least
 #   squares algorithms*, Psychometrika 45, 1980.
-# - C. J. Hillar, L.-H. Lim, *Most tensor problems are NP-hard*, Journal of the ACM 60(6), 2013.
-# - N. Vannieuwenhoven, R. Vandebril, K. Meerbergen, *A new truncation strategy for the higher-order singular value
-#   decomposition*, SIAM J. Sci. Comput. 34(2), 2012.
-# - T. G. Kolda, B. W. Bader, *Tensor decompositions and applications*, SIAM Review 51(3), 2009, section 4.
-# - Y.-D. Kim et al., *Compression of deep convolutional neural networks for fast and low power mobile applications*,
+# - C. J. Hillar, L.-H. Lim, [*Most tensor problems are NP-hard*](https://doi.org/10.1145/2512329), Journal of the ACM 60(6), 2013.
+# - N. Vannieuwenhoven, R. Vandebril, K. Meerbergen, [*A new truncation strategy for the higher-order singular value
+#   decomposition*](https://doi.org/10.1137/110836067), SIAM J. Sci. Comput. 34(2), 2012.
+# - T. G. Kolda, B. W. Bader, [*Tensor decompositions and applications*](https://doi.org/10.1137/07070111X), SIAM Review 51(3), 2009, section 4.
+# - Y.-D. Kim et al., [*Compression of deep convolutional neural networks for fast and low power mobile applications*](https://arxiv.org/abs/1511.06530),
 #   ICLR 2016: Tucker-2 of whole networks.
 # - J. D. Carroll, S. Pruzansky, J. B. Kruskal, *CANDELINC: a general approach to multidimensional analysis of many-way
 #   arrays with linear constraints on parameters*, Psychometrika 45, 1980.
 # - R. Bro, C. A. Andersson, *Improving the speed of multiway algorithms, part II: compression*, Chemometrics and
 #   Intelligent Laboratory Systems 42, 1998.
+
+# %% [markdown]
+# Previous: [02 fit CPD](02_fit_cpd.ipynb) · Next: [04 build tensor trains](04_build_tensor_trains.ipynb) · [Solutions](solutions/03_truncate_tucker.ipynb) · [Glossary](GLOSSARY.md)

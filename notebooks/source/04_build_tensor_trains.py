@@ -12,6 +12,8 @@
 #
 # **Time.** 200 minutes: 100 to read text and code, 100 for the exercises. Run All takes a minute or two.
 # **Difficulty.** Medium.
+#
+# Previous: [03 truncate Tucker](03_truncate_tucker.ipynb) · Next: [05 couple third order trains](05_couple_third_order_trains.ipynb) · [Solutions](solutions/04_build_tensor_trains.ipynb) · [Glossary](GLOSSARY.md)
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": three kernels, few CP sweeps; "full": all of ResNet-20's, many sweeps
@@ -48,7 +50,7 @@ cp_sweeps, num_images = {"quick": (6, 40), "full": (50, 200)}[profile]
 # **Predict, then reveal.** Take $N = 2$. From which order on does a full tensor in double precision no longer fit in the
 # 16 GB of your laptop?
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 for order in (10, 20, 30, 31, 32, 40):
     print(f"order {order}: {8 * 2**order / 1e9:,.3f} GB")
 
@@ -228,6 +230,24 @@ for small in ((2, 2, 2, 1), (3, 6, 4, 2), (1, 1, 1, 1)):
 print("Pythagoras, both bounds, and the factor sqrt(Q-1): hold for three choices of ranks")
 
 # %% [markdown]
+# Can TT-SVD really be that much worse than the best? Its first step looks at one bond only, and may keep what later bonds
+# cannot. Here the first slice of the tensor is a bit longer than the second, so with ranks $(1, 1)$ it is kept. But it is a
+# multiple of the identity, of which rank 1 keeps one part in $n$; the second slice has rank 1 and would have been kept whole:
+
+# %%
+for n in (2, 8, 128):
+    greedy = torch.zeros(2, n, n, dtype=torch.float64)
+    greedy[0], greedy[1, 0, 1] = torch.eye(n) / math.sqrt(n), 0.99
+    better = greedy.clone()
+    better[0] = 0  # a train of ranks 1, 1
+    ratio = tt_error(greedy, tt_svd(greedy, (1, 1))[0]) / (greedy - better).norm()
+    assert 1 < ratio <= math.sqrt(2)
+    print(f"n = {n:3}: TT-SVD errs {ratio:.3f} times as much as another train; sqrt(Q-1) = {math.sqrt(2):.3f}")
+assert ratio > 0.98 * math.sqrt(2)
+
+# %% [markdown]
+# So the factor is sharp: nothing smaller holds for all tensors. Such tensors are rare.
+#
 # On data. A stack of CIFAR-10 images is a tensor of four modes: image, colour, height, width. **Predict:** how far
 # apart are the two bounds, compared with how much they change with the rank?
 
@@ -246,7 +266,7 @@ for rank in grid:
     for curve, value in zip(curves.values(), (epsilon.norm(), error, epsilon.max()), strict=True):
         curve.append(float(value / images.norm()))
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 fig, ax = plt.subplots()
 for (name, curve), style in zip(curves.items(), ("--", "-", ":"), strict=True):
     ax.plot(grid, curve, style, label=name)
@@ -419,7 +439,9 @@ for name, operation, result in (("sum", tt_add, full(u) + full(v)), ("product", 
 # Contract the ladder from one end to the other. The state in between is an $R \times S$ matrix, never larger:
 
 # %%
-plots.einsum_graph("iA,AjB,BkC,Cl,cl,bkc,ajb,ia->", names=("G0", "G1", "G2", "G3", "H3", "H2", "H1", "H0"))
+two_rows = [(q, 1) for q in range(4)] + [(q, 0) for q in reversed(range(4))]
+names = ("G0", "G1", "G2", "G3", "H3", "H2", "H1", "H0")
+plots.einsum_graph("iA,AjB,BkC,Cl,cl,bkc,ajb,ia->", names=names, at=two_rows)
 plt.title("An inner product has no open leg")
 plt.show()
 
@@ -506,7 +528,7 @@ for tolerance in (0.1, 0.3, 0.6):
 # **Predict, then reveal.** A train of ranks 2, squared entry by entry. The Kronecker product has ranks 4. What remains
 # after rounding?
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 two = random_train((5, 6, 7, 6, 5), (2, 2, 2, 2))
 square = tt_hadamard(two, two)
 print("squared:", bonds(square), " rounded:", bonds(tt_round(square)))
@@ -716,7 +738,7 @@ A, B, C = rand(3, 4), rand(2, 3), rand(5, 2)
 one = [A[None, :, :, None], B[None, :, :, None], C[None, :, :, None]]
 assert close(tt_matvec(one, vector), torch.kron(torch.kron(A, B), C) @ vector)
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 eye = torch.eye(32, dtype=torch.float64)
 paired, unpaired = (
     decompose.tt_matrix(eye, (2,) * 5, (2,) * 5, rel_error=1e-9),
@@ -982,7 +1004,21 @@ print("squared, rounded back to ranks 2, summed")
 
 # %% [markdown]
 # What made it possible is not the train but the *structure*: a cut through the chain separates two halves that talk
-# through one spin. Where every mode talks to every other, ranks explode.
+# through one spin. What if every spin talks to every other? Then it depends on what they say. The *energy*
+# $\sum_{i<j} K_{ij} s_i s_j$ has ranks that grow by one a spin at most: a half must pass on its own energy, and one sum for each
+# spin of the other half. The *weights*, its exponentials, are harder. With equal $K_{ij}$ the left half matters only through
+# its sum of spins, which has $q + 1$ values. With a coupling of its own for each pair, every configuration of the half
+# matters, and nothing is saved:
+
+# %%
+eight, pairs = torch.cartesian_prod(*[spins] * 8), torch.ones(8, 8, dtype=torch.float64).triu(1)
+for name, K in {"equal couplings": 0.1 * pairs, "random couplings": 0.5 * rand(8, 8) * pairs}.items():
+    energy = torch.einsum("xi,ij,xj->x", eight, K, eight).reshape((2,) * 8)
+    of_energy, of_weights = tt_ranks_of(energy), tt_ranks_of(energy.exp())
+    half = [min(q, 8 - q) for q in range(1, 8)]
+    assert all(rank <= h + 2 for rank, h in zip(of_energy, half, strict=True))
+    assert of_weights == [h + 1 if name.startswith("equal") else 2**h for h in half]
+    print(f"{name}: ranks of the energy {of_energy}, of the weights {of_weights}")
 
 # %% [markdown]
 # ## When trains lose
@@ -1015,7 +1051,7 @@ print("TT ranks", tt_ranks_of(x_tucker), "from Tucker ranks 5")
 # **A cycle.** Close the chain to a ring, $x = \operatorname{trace}(\mathbf G_0(i) \mathbf G_1(j) \mathbf G_2(k) \mathbf G_3(l))$. Every contiguous cut
 # now goes through *two* bonds, so the ranks are $R^2$. **Predict:** does another order of the modes help?
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 ring = [rand(3, 10, 3) for _ in range(4)]
 x_ring = torch.einsum("aib,bjc,ckd,dla->ijkl", *ring)
 worst = {order: max(tt_ranks_of(x_ring.permute(order))) for order in itertools.permutations(range(4))}
@@ -1279,7 +1315,7 @@ def compressed_conv(format, share):
             "error": float(error), "work": work[format](rank), "MACs": cost.macs}  # fmt: skip
 
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 cost = measure.cost(conv, feature_map)
 original = {
     "weight": layer,
@@ -1458,9 +1494,10 @@ check.tt_sum(tt_sum)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/04_build_tensor_trains.ipynb`, section 1.
+# In the [solutions](solutions/04_build_tensor_trains.ipynb), section 1.
 # </details>
-#
+
+# %% [markdown]
 # ### 2. Core: ranks in another order (20 minutes)
 #
 # Return the TT ranks $R_1, \dots, R_{Q-1}$ of a tensor whose modes are rearranged: `order[0]` is the mode that comes
@@ -1481,9 +1518,10 @@ check.tt_ranks(tt_ranks)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/04_build_tensor_trains.ipynb`, section 2.
+# In the [solutions](solutions/04_build_tensor_trains.ipynb), section 2.
 # </details>
-#
+
+# %% [markdown]
 # ### 3. Core: the distance of two trains (20 minutes)
 #
 # Return $\|\mathcal X - \mathcal Y\|$ of two trains of the same shape, with other ranks. Do not form them.
@@ -1504,9 +1542,10 @@ check.tt_distance(tt_distance)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/04_build_tensor_trains.ipynb`, section 3.
+# In the [solutions](solutions/04_build_tensor_trains.ipynb), section 3.
 # </details>
-#
+
+# %% [markdown]
 # ### 4. Pencil and paper: close the chain (20 minutes)
 #
 # Put the spins on a ring: the last one is coupled to the first, too. Derive the sum over all $2^Q$ states in closed form,
@@ -1528,9 +1567,10 @@ check.ising_ring(ising_ring)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/04_build_tensor_trains.ipynb`, section 4.
+# In the [solutions](solutions/04_build_tensor_trains.ipynb), section 4.
 # </details>
-#
+
+# %% [markdown]
 # ### 5. Stretch: singular values of a matrix you cannot form (25 minutes)
 #
 # Return the $R_q$ largest singular values of the sequential unfolding $\mathbf X_{\langle q \rangle}$, in descending order, from the cores alone.
@@ -1552,9 +1592,10 @@ check.tt_singular_values(tt_singular_values)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/04_build_tensor_trains.ipynb`, section 5.
+# In the [solutions](solutions/04_build_tensor_trains.ipynb), section 5.
 # </details>
-#
+
+# %% [markdown]
 # ## Summary
 #
 # - TT ranks are ranks of matrices: of the sequential unfoldings. So trains have SVDs, errors that you know beforehand, and
@@ -1567,11 +1608,25 @@ check.tt_singular_values(tt_singular_values)
 #
 # ## Further reading
 #
-# - I. V. Oseledets, *Tensor-train decomposition*, SIAM J. Sci. Comput. 33(5), 2011.
-# - A. Novikov, D. Podoprikhin, A. Osokin, D. Vetrov, *Tensorizing neural networks*, NeurIPS 2015.
-# - S. Holtz, T. Rohwedder, R. Schneider, *On manifolds of tensors of fixed TT-rank*, Numer. Math. 120, 2012.
-# - V. de Silva, L.-H. Lim, *Tensor rank and the ill-posedness of the best low-rank approximation problem*, SIAM J. Matrix
+# - I. V. Oseledets, [*Tensor-train decomposition*](https://doi.org/10.1137/090752286), SIAM J. Sci. Comput. 33(5), 2011.
+# - A. Novikov, D. Podoprikhin, A. Osokin, D. Vetrov, [*Tensorizing neural networks*](https://arxiv.org/abs/1509.06569), NeurIPS 2015.
+# - S. Holtz, T. Rohwedder, R. Schneider, [*On manifolds of tensors of fixed TT-rank*](https://doi.org/10.1007/s00211-011-0419-7), Numer. Math. 120, 2012.
+# - V. de Silva, L.-H. Lim, [*Tensor rank and the ill-posedness of the best low-rank approximation problem*](https://doi.org/10.1137/06066518X), SIAM J. Matrix
 #   Anal. Appl. 30(3), 2008.
-# - U. Schollwöck, *The density-matrix renormalization group in the age of matrix product states*, Ann. Phys. 326, 2011:
+# - U. Schollwöck, [*The density-matrix renormalization group in the age of matrix product states*](https://doi.org/10.1016/j.aop.2010.09.012), Ann. Phys. 326, 2011:
 #   the physicists' side, canonical forms in full.
-# - T. G. Kolda, B. W. Bader, *Tensor decompositions and applications*, SIAM Review 51(3), 2009.
+# - T. G. Kolda, B. W. Bader, [*Tensor decompositions and applications*](https://doi.org/10.1137/07070111X), SIAM Review 51(3), 2009.
+#
+# Four things beyond this lesson, and what they are for:
+#
+# - *TT-cross* builds a train from few entries of a tensor that is given as a function: I. Oseledets, E. Tyrtyshnikov,
+#   [*TT-cross approximation for multidimensional arrays*](https://doi.org/10.1016/j.laa.2009.07.024), Linear Algebra Appl. 432, 2010.
+# - *DMRG* finds the smallest eigenvector of a train operator, two cores at a time: S. R. White, [*Density matrix formulation
+#   for quantum renormalization groups*](https://doi.org/10.1103/PhysRevLett.69.2863), Phys. Rev. Lett. 69, 1992.
+# - *AMEn* solves linear systems with trains and enlarges ranks by residuals: S. V. Dolgov, D. V. Savostyanov, [*Alternating
+#   minimal energy methods for linear systems in higher dimensions*](https://doi.org/10.1137/140953289), SIAM J. Sci. Comput. 36(5), 2014.
+# - *Riemannian optimisation* walks on the set of trains of fixed ranks: M. Steinlechner, [*Riemannian optimization for
+#   high-dimensional tensor completion*](https://doi.org/10.1137/15M1010506), SIAM J. Sci. Comput. 38(5), 2016.
+
+# %% [markdown]
+# Previous: [03 truncate Tucker](03_truncate_tucker.ipynb) · Next: [05 couple third order trains](05_couple_third_order_trains.ipynb) · [Solutions](solutions/04_build_tensor_trains.ipynb) · [Glossary](GLOSSARY.md)

@@ -13,6 +13,8 @@
 #
 # **Time.** 180 minutes: 80 to read text and code, 100 for the exercises. Run All takes a minute or two.
 # **Difficulty.** Hard.
+#
+# Previous: [04 build tensor trains](04_build_tensor_trains.ipynb) · Next: [06 build tensor layers](06_build_tensor_layers.ipynb) · [Solutions](solutions/05_couple_third_order_trains.ipynb) · [Glossary](GLOSSARY.md)
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": 10 live draws; "full": 100, and more Monte Carlo
@@ -31,6 +33,7 @@ import tensorly as tl
 import torch
 from tensorly.decomposition import parafac
 from tensorly.tenalg import khatri_rao
+from torch.overrides import TorchFunctionMode
 
 from tnlib import check, decompose, models, plots, study
 
@@ -66,7 +69,7 @@ def dense(factors):
 # **Predict, then reveal.** The first unfolding has rank $R$, if the factors are well-behaved. Which TT ranks does a tensor
 # of CP rank $R$ have?
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 R, shape = 3, (5, 4, 7, 3, 6)
 Q, A = len(shape), [random(n, R) for n in shape]
 x = dense(A)
@@ -184,7 +187,10 @@ plt.show()
 # %%
 fig, ax = plt.subplots(figsize=(9, 3.2))
 plots.einsum_graph(
-    "br,kr,cr,cs,ls,ds->bkld", names=("M2", "A2", r"M3$^{-T}$", "M3", "A3", r"M4$^{-T}$"), ax=ax
+    "br,kr,cr,cs,ls,ds->bkld",
+    names=("M2", "A2", r"M3$^{-T}$", "M3", "A3", r"M4$^{-T}$"),
+    at=[(0, 1), (0.7, 0.2), (1.4, 1), (2.4, 1), (3.1, 0.2), (3.8, 1)],
+    ax=ax,
 ).set_title("Two neighbours: the coupling makes the bond c an identity, and r = s")
 plt.show()
 
@@ -256,9 +262,25 @@ assert close(full(H_tucker), y)
 print("reshaped identities, one core:", [tuple(core.shape) for core in H_tucker])
 
 # %% [markdown]
-# **Theorem** (after Zniyed et al. 2020). *Every train of $\mathcal X$ with these ranks has the cores $\mathcal G_q = \mathcal T_q \times_0 \mathbf M_q
+# Are these the *smallest* ranks? Not for every core. Cut the core after mode $q$: it is a $P_q \times S_q$ matrix $\mathbf C_{\langle q \rangle}$,
+# and if the factors have full column rank, $\mathbf X_{\langle q \rangle}$ has its rank. So the TT ranks of $\mathcal X$ are $\min(P_q, S_q)$ if and only if
+# all these matrices have full rank. Random cores have. A superdiagonal core has not, that of a CPD with two terms for example:
+
+# %%
+superdiagonal = torch.zeros(2, 2, 2, 2, dtype=torch.float64)
+superdiagonal[0, 0, 0, 0] = superdiagonal[1, 1, 1, 1] = 1
+for core, ranks in ((random(2, 2, 2, 2), [2, 4, 2]), (superdiagonal, [2, 2, 2])):
+    tensor = torch.einsum("abcd,ia,jb,kc,ld->ijkl", core, *[random(5, 2) for _ in range(4)])
+    assert [int(torch.linalg.matrix_rank(tensor.reshape(5**q, -1))) for q in (1, 2, 3)] == ranks
+assert close(full(tucker_train(superdiagonal, F2 := [random(5, 2) for _ in range(4)])), dense(F2))
+print("a random core: ranks 2 4 2; a superdiagonal one: 2 2 2, and its train of ranks 2 4 2 is larger than need be")
+
+# %% [markdown]
+# **Theorem** (after Zniyed et al. 2020). *Let the factors have full column rank, and let all $\mathbf C_{\langle q \rangle}$ have the full rank
+# $\min(P_q, S_q)$. Then every train of $\mathcal X$ with these ranks has the cores $\mathcal G_q = \mathcal T_q \times_0 \mathbf M_q
 # \times_1 \mathbf F_q \times_2 \mathbf M_{q+1}^{-\top}$: third-order Tucker tensors (Tucker3), coupled as before.* The proof is word for word
-# the one above; only $\mathcal H_q$ has changed.
+# the one above; only $\mathcal H_q$ has changed. It used that the halves of the train $\mathcal H$ have full rank, and that is what the two
+# hypotheses say. (Without them $\mathcal H$ is a train of the same tensor, but others with its ranks need not be its gauges.)
 
 # %%
 G_tucker = list(decompose.tt(y, [core.shape[2] for core in H_tucker[:-1]]).factors)
@@ -269,9 +291,9 @@ for q, core in enumerate(H_tucker):
 print("core by core: Tucker3 with the same factor and coupled bases")
 
 # %%
-plots.einsum_graph("xa,atb,it,yb->xiy", names=(r"M$_q$", r"T$_q$", r"F$_q$", r"M$_{q+1}^{-T}$")).set_title(
-    "A core of the Tucker chain: Tucker3, with a reshaped identity inside"
-)
+names = (r"M$_q$", r"$\mathcal{T}_q$", r"F$_q$", r"M$_{q+1}^{-T}$")
+ax = plots.einsum_graph("xa,atb,it,yb->xiy", names=names, at=[(0, 1), (1, 1), (1, 0.2), (2, 1)])
+ax.set_title("A core of the Tucker chain: Tucker3, with a reshaped identity inside")
 plt.show()
 
 # %% [markdown]
@@ -458,7 +480,7 @@ print("rank 5 in a 5 x 2 x 3 x 2 x 7 tensor, found by a chain that starts at the
 # What do you get?
 
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 def alone(core):
     basis = by_eigenvectors(core)
     return basis, *step(core, torch.linalg.inv(basis).T)
@@ -489,20 +511,43 @@ print("third factor of core 1 against first factor of core 2: one entry a row, o
 # %% [markdown]
 # ### What it costs
 #
-# An ALS sweep takes $Q\, R \prod_p I_p$ MACs. The CPD of the middle core does not depend on $Q$ at all. What the chain pays for is the
-# first SVD of TT-SVD, about $I_0^2 \prod_{p > 0} I_p$ (up to a constant), *once*. So a chain costs about $I / (Q R)$ sweeps:
+# An ALS sweep takes $Q\, R \prod_p I_p$ MACs. The CPD of the middle core does not depend on $Q$ at all. What the chain pays for is
+# TT-SVD, *once*. A thin SVD of an $m \times n$ matrix takes a small multiple of $m^2 n$ MACs, $m \le n$. With all sizes $I$ and
+# $N = I^Q$ entries, the first unfolding is $I \times N / I$, which makes $I N$. The second is $R I \times N / I^2$, and *not* cheaper if
+# $R^2 > I$: it makes $R^2 N$. From there on each is $I$ times cheaper than the one before. Together, in sweeps:
+#
+# $$\frac{I N + R^2 N\, (1 + I^{-1} + I^{-2} + \dots)}{Q R N} \approx \frac{1}{Q R} \Big( I + \frac{R^2 I}{I - 1} \Big) .$$
+#
+# We look at the SVDs that really happen:
+
+
+# %%
+class SvdShapes(TorchFunctionMode):
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.linalg.svd:
+            self.shapes.append(tuple(args[0].shape))
+        return function(*args, **(kwargs or {}))
+
 
 # %%
 rows = []
-for order, n, r in ((4, 10, 3), (6, 5, 3), (8, 5, 3), (10, 4, 3), (12, 4, 3)):
-    entries, sweep, middle, svd = n**order, order * r * n**order, 3 * r * r * n * r, n ** (order + 1)
-    assert math.isclose(svd / sweep, n / (order * r))
-    rows.append({"order": order, "size": n, "entries": entries, "ALS sweep": sweep, "sweep of the middle core": middle,
-                 "first SVD": svd})  # fmt: skip
-pd.DataFrame(rows).map("{:,}".format)
+for order, n, r in ((4, 10, 3), (6, 5, 3), (8, 5, 3), (9, 4, 3)):
+    with SvdShapes() as seen:
+        decompose.tt(random(*[n] * order), r)
+    assert seen.shapes == [(n * (r if q else 1), n ** (order - 1 - q)) for q in range(order - 1)]
+    svds = sum(min(shape) ** 2 * max(shape) for shape in seen.shapes)
+    sweep, formula = order * r * n**order, (n + r * r * n / (n - 1)) / (order * r)
+    assert math.isclose(svds / sweep, formula, rel_tol=0.1)
+    rows.append({"order": order, "size": n, "rank": r, "ALS sweep": f"{sweep:,}", "all SVDs": f"{svds:,}",
+                 "in sweeps": f"{svds / sweep:.2f}", "first SVD alone": f"{n / (order * r):.2f}"})  # fmt: skip
+pd.DataFrame(rows)
 
 # %% [markdown]
-# A sketch lowers the last column further: only $R$ singular vectors are wanted, and random projections find them (`sketch=` of
+# (Times the constant of an SVD, which makes it a few sweeps.) A sketch lowers that further: only $R$ singular vectors are wanted, and random projections find them (`sketch=` of
 # `decompose.coupled_cp`, a randomized SVD: Halko, Martinsson and Tropp 2011).
 #
 # ### The same in tnlib
@@ -609,9 +654,20 @@ print(message)
 # Let $\mathcal Y = \mathcal X + \mathcal E$, with white Gaussian noise of variance $\sigma^2$. The quality of an estimate is the *normalized mean squared
 # error*, NMSE $= \|\hat{\mathcal X} - \mathcal X\|^2 / \|\mathcal X\|^2$. The **Cramér-Rao bound** limits the covariance of every unbiased estimator.
 #
-# Collect all entries of the factors in $\boldsymbol\theta$, and let $\mathbf J$ be the Jacobian of $\operatorname{vec} \mathcal X$. White noise has
-# the Fisher information $\mathbf J^\top \mathbf J / \sigma^2$. It is singular: scales within a term do not change $\mathcal X$. But we ask for
-# $\mathcal X$, not $\boldsymbol\theta$, and directions that do not move $\mathcal X$ do no harm. The bound on the covariance of $\operatorname{vec} \hat{\mathcal X}$ is
+# Collect all entries of the factors in $\boldsymbol\theta$, and let $\mathbf J$ be the Jacobian of $\operatorname{vec} \mathcal X$. The logarithm of the
+# density of $\mathcal Y$ is $-\|\mathcal Y - \mathcal X(\boldsymbol\theta)\|^2 / (2 \sigma^2)$ plus a constant. Its gradient in $\boldsymbol\theta$ is the **score**
+# $\mathbf s = \mathbf J^\top \mathbf e / \sigma^2$ with the noise $\mathbf e$. The covariance of the score is the **Fisher information**
+#
+# $$\mathbf I_{\mathrm F} = \mathrm E\, \mathbf s \mathbf s^\top = \mathbf J^\top \mathbf J / \sigma^2 :$$
+#
+# it says how sharply, on average, the data tell one $\boldsymbol\theta$ from its neighbours. Why does it bound errors? Let $g(\boldsymbol\theta)$ be a
+# number and $t(\mathcal Y)$ unbiased, $\mathrm E\, t = g$ for every $\boldsymbol\theta$. Differentiate under the integral: $\mathrm E\, t\, \mathbf s = \nabla g$. The
+# score has mean zero, so this is a covariance, and the inequality of Cauchy and Schwarz for $t$ and $\mathbf v^\top \mathbf s$ says
+# $(\mathbf v^\top \nabla g)^2 \le \operatorname{var} t \cdot \mathbf v^\top \mathbf I_{\mathrm F} \mathbf v$ for every $\mathbf v$. The best $\mathbf v = \mathbf I_{\mathrm F}^\dagger \nabla g$ gives
+# $\operatorname{var} t \ge \nabla g^\top \mathbf I_{\mathrm F}^\dagger \nabla g$ (for $\nabla g$ in the range of $\mathbf I_{\mathrm F}$).
+#
+# Here $\mathbf I_{\mathrm F}$ is singular: scales within a term do not change $\mathcal X$. But we ask for $\mathcal X$, not for $\boldsymbol\theta$, and the
+# gradients of its entries, the rows of $\mathbf J$, lie in that range. So the bound on the covariance of $\operatorname{vec} \hat{\mathcal X}$ is
 #
 # $$\sigma^2\, \mathbf J (\mathbf J^\top \mathbf J)^\dagger \mathbf J^\top = \sigma^2\, \mathbf P_{\mathbf J} ,$$
 #
@@ -635,6 +691,13 @@ assert close(P @ P, P)
 assert close(P, P.T)
 assert math.isclose(P.trace(), int(torch.linalg.matrix_rank(J)), rel_tol=1e-6)
 print(f"Jacobian {tuple(J.shape)}, a projection of rank {int(torch.linalg.matrix_rank(J))}")
+
+# %%
+sigma, many = 0.3, 100 * trials
+scores = sigma * random(many, len(J)) @ J / sigma**2
+covariance, information = scores.T @ scores / many, J.T @ J / sigma**2
+assert (covariance - information).norm() < 5 * information.trace() / math.sqrt(many)
+print("the covariance of simulated scores is the Fisher information")
 
 # %% [markdown]
 # The rank of $\mathbf J$ is what notebook 02 counted: $\sum_q I_q$ numbers a term, of which $Q - 1$ scales are idle,
@@ -662,7 +725,7 @@ for sizes, r in (((3, 5, 4), 2), ((4, 3, 5, 2), 3), ((2, 3, 2, 4, 3), 2)):
 # **Predict:** order 8, size 5, rank 3, 20 dB, that is 1 % of noise. How small may the error be?
 
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 def bound(shape, rank, snr):
     return 10 ** (-snr / 10) * rank * (sum(shape) - len(shape) + 1) / math.prod(shape)
 
@@ -722,15 +785,23 @@ print("least squares reaches the bound, on average over the noise; the chain sta
 # ## 6. Live: ten draws
 #
 # A small version of the experiment: tensors of order 6 with normal factors, at `snr_db`. All methods see the same tensors. (TensorLy's `parafac` starts from
-# singular vectors by default; a random start is the other choice.)
+# singular vectors by default; a random start is the other choice. *Compress, then CPD* fits the core of a HOSVD.)
+
 
 # %%
+def compress_first(y):  # Carroll, Pruzansky and Kruskal 1980; lesson 03
+    small = decompose.tucker(y, R, method="hosvd")
+    return tl.tucker_to_tensor((decompose.cp(small.core, R, init="svd").to_tensor(), small.factors))
+
+
 methods = {
     "TT-SVD only": lambda y, s: decompose.tt(y, R).to_tensor(),
     "chain (this notebook)": lambda y, s: dense(coupled(y, R)),
     "chain (tnlib)": lambda y, s: decompose.coupled_cp(y, R, seed=s).to_tensor(),
     "chain + NLS": lambda y, s: decompose.coupled_cp(y, R, polish="nls", seed=s).to_tensor(),
     "ALS, one start": lambda y, s: decompose.cp(y, R, seed=s).to_tensor(),
+    "ALS, SVD start": lambda y, s: decompose.cp(y, R, init="svd").to_tensor(),
+    "compress, then CPD": lambda y, s: compress_first(y),
     "parafac, SVD start": lambda y, s: tl.cp_to_tensor(parafac(y, R, n_iter_max=500, init="svd")),
 }
 methods["parafac, random start"] = lambda y, s: tl.cp_to_tensor(
@@ -784,7 +855,7 @@ print("the polished chain is at the bound; TT-SVD alone, which ignores the CPD, 
 # The same at order 5 with columns that have much in common (`collinearity` is the expected cosine between two columns). TensorLy sits this one out: in a
 # swamp it takes its time, and the stored records have it. **Predict** who suffers.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] jupyter={"outputs_hidden": true}
 here = {name: method for name, method in methods.items() if not name.startswith("parafac")}
 collinear = compare((5,) * 5, collinearity, here)
 summarize(collinear)
@@ -916,7 +987,7 @@ table.map("{:.2g}".format)
 # **Predict:** at orders 10 and 12 the modes are of size 3, the rank. What do the leading three left singular vectors of an unfolding with three rows
 # tell about its terms?
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 for size, wanted in ((5, "the factor's columns"), (3, "everything")):
     factors = [random(size, 3) for _ in range(6)]
     for q, factor in enumerate(factors):
@@ -1018,7 +1089,7 @@ print("the Tucker chain is as accurate as HOSVD")
 # The first weight of a trained MLP is $1024 \times 1024$. Tensorized (notebook 01), it is a tensor of order 6, 8 or 10: row digits first, column digits
 # after them. Does a CPD of it profit from the chain? **Predict** first: does anything promise that a trained weight has low CP rank?
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 weight = next(p for p in models.load("mlp1024-mnist").parameters() if p.ndim == 2).detach().double()
 shapes = {6: (16, 8, 8, 16, 8, 8), 8: (8, 4, 4, 8, 8, 4, 4, 8), 10: (4,) * 10}
 fits = {
@@ -1086,9 +1157,10 @@ check.cpd_train_core(cpd_train_core)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/05_couple_third_order_trains.ipynb`, section 1.
+# In the [solutions](solutions/05_couple_third_order_trains.ipynb), section 1.
 # </details>
-#
+
+# %% [markdown]
 # ### 2. Core: who is who (20 minutes)
 #
 # Two neighbouring cores were decomposed separately. `third` ($R \times R$) is the third factor of the left one, `first` the first factor of the right one; both are
@@ -1109,9 +1181,10 @@ check.coupled_match(coupled_match)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/05_couple_third_order_trains.ipynb`, section 2.
+# In the [solutions](solutions/05_couple_third_order_trains.ipynb), section 2.
 # </details>
-#
+
+# %% [markdown]
 # ### 3. Core: a step to the left (20 minutes)
 #
 # Let `core` be $\mathcal G_q$, and let `right` be $\mathbf M_{q+1}$, found before. Return $(\mathbf A_q, \mathbf M_q)$: an $I \times R$ and an $R \times R$ matrix, of any scales
@@ -1133,9 +1206,10 @@ check.coupled_step_left(coupled_step_left)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/05_couple_third_order_trains.ipynb`, section 3.
+# In the [solutions](solutions/05_couple_third_order_trains.ipynb), section 3.
 # </details>
-#
+
+# %% [markdown]
 # ### 4. Pencil and paper: the bound for Tucker (20 minutes)
 #
 # Derive the bound on the NMSE for a tensor of Tucker ranks $T_q$ (generic, each at most the product of the others), and return it for sizes, ranks and an SNR in dB. How many
@@ -1156,9 +1230,10 @@ check.tucker_bound(tucker_bound)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/05_couple_third_order_trains.ipynb`, section 4.
+# In the [solutions](solutions/05_couple_third_order_trains.ipynb), section 4.
 # </details>
-#
+
+# %% [markdown]
 # ### 5. Stretch: how many modes to merge (25 minutes)
 #
 # For generic factors with the given mode sizes, what is the largest rank for which the chain works, if any number of modes may be merged at each end, the order of the modes is fixed,
@@ -1179,9 +1254,10 @@ check.coupled_largest_rank(coupled_largest_rank)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/05_couple_third_order_trains.ipynb`, section 5.
+# In the [solutions](solutions/05_couple_third_order_trains.ipynb), section 5.
 # </details>
-#
+
+# %% [markdown]
 # ## Summary
 #
 # - A CPD is a train of third-order CPDs with coupled neighbours; Tucker is a train of coupled Tucker3. Proof: two smallest trains differ by a gauge.
@@ -1196,6 +1272,9 @@ check.coupled_largest_rank(coupled_largest_rank)
 #
 # - Y. Zniyed, R. Boyer, A. L. F. de Almeida, G. Favier, *High-order tensor estimation via trains of coupled third-order CP and Tucker decompositions*, Linear Algebra and its
 #   Applications 588, 2020.
-# - I. V. Oseledets, *Tensor-train decomposition*, SIAM J. Sci. Comput. 33(5), 2011.
+# - I. V. Oseledets, [*Tensor-train decomposition*](https://doi.org/10.1137/090752286), SIAM J. Sci. Comput. 33(5), 2011.
 # - S. E. Leurgans, R. T. Ross, R. B. Abel, *A decomposition for three-way arrays*, SIAM J. Matrix Anal. Appl. 14(4), 1993: eigenvectors give a CPD.
 # - N. Halko, P. G. Martinsson, J. A. Tropp, *Finding structure with randomness*, SIAM Review 53(2), 2011: sketches.
+
+# %% [markdown]
+# Previous: [04 build tensor trains](04_build_tensor_trains.ipynb) · Next: [06 build tensor layers](06_build_tensor_layers.ipynb) · [Solutions](solutions/05_couple_third_order_trains.ipynb) · [Glossary](GLOSSARY.md)

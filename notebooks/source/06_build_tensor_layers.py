@@ -14,6 +14,8 @@
 #
 # **Time.** 195 minutes: 95 to read text and code, 100 for the exercises. Run All takes a minute or two.
 # **Difficulty.** Medium.
+#
+# Previous: [05 couple third order trains](05_couple_third_order_trains.ipynb) · Next: [07 measure what it costs](07_measure_what_it_costs.ipynb) · [Solutions](solutions/06_build_tensor_layers.ipynb) · [Glossary](GLOSSARY.md)
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": committed images, short training; "full": all 60,000 images, longer, more runs
@@ -29,6 +31,7 @@ import math
 from functools import reduce
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -128,7 +131,7 @@ print(f"same function, same gradients; {params} parameters and MACs, dense {M * 
 # **Predict, then reveal.** From which rank on are two layers dearer than one? $R (M + N) < MN$ gives
 # $R < MN / (M + N)$: for a square weight, less than *half* the size.
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 for m, n in ((1024, 1024), (4096, 25088), (10, 1024)):
     limit = math.ceil(m * n / (m + n)) - 1
     assert limit * (m + n) < m * n <= (limit + 1) * (m + n)
@@ -311,7 +314,7 @@ print(f"TT, ranks (3, 2): {params} parameters, {work} MACs a sample")
 # **Predict, then reveal.** The identity of size 64, in digits $4 \times 4 \times 4$, is the most harmless layer there
 # is. What rank does each format need for it?
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 eye = torch.eye(64, dtype=torch.float64)
 as_ttm = decompose.tt_matrix(eye, (4,) * 3, (4,) * 3, rel_error=1e-10)
 as_tt = decompose.tt(eye.reshape((4,) * 6), rel_error=1e-10)
@@ -425,7 +428,7 @@ print("merged: the same output, and the MACs of the formula")
 # Merged completely, the layer is the dense one, and the formula knows it. **Predict** how far apart the best and the
 # worst of the 64 plans are.
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 table = pd.DataFrame(plans(outputs, inputs, ranks), columns=["cut at", "direction", "MACs"]).sort_values(
     "MACs", kind="stable"
 )
@@ -509,7 +512,7 @@ print("frozen: the output of the model when it was frozen; the model goes on by 
 # **Predict, then reveal.** How much faster is a single sample? (Times of factorized layers in these lessons are those of
 # frozen layers where inference is meant, and those of the layer itself where a training step is.)
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] jupyter={"outputs_hidden": true}
 timed = measure.compare({"the layer": vgg, "frozen": frozen}, x, rounds=30)
 median, low, high = timed.speedup["frozen"]
 print(f"the layer {timed.timings['the layer'].median:.2f} ms, frozen {timed.timings['frozen'].median:.2f} ms a sample")
@@ -698,7 +701,7 @@ places_of = {
     "padding in the first": (pad, bare_h, bare_w, {}),
 }
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 wanted, found = dense_conv(image, cp_kernel(*cp_factors)), {}
 for name, where in places_of.items():
     got = four_stages(image, cp_factors, *where)
@@ -1030,7 +1033,30 @@ print("31 x 33, both prime or nearly so, as a TT-matrix of 36 x 36")
 # | `cp3` | $R(S + k_h k_w + T)$ | times $P$ |
 # | `tucker2` | $S R_S + R_S R_T k_h k_w + R_T T$ | times $P$ |
 # | `tt` | $S R_1 + R_1 k_h R_2 + R_2 k_w R_3 + R_3 T$ | times $P$ |
+# | `ttm` | $R_0 k_h k_w + \sum_k R_k m_k n_k R_{k+1}$ | depends on the order; at most one image by the kernel that is multiplied out |
+# | Embedding `svd` | $R(V + D)$ | $R D$ a token |
+# | `ttm` | $\sum_k R_k m_k n_k R_{k+1}$ | $\sum_{k > 0} n_0 \cdots n_{k-1} \, R_k n_k R_{k+1}$ a token |
 #
+# (Convolutional `ttm`, of Garipov et al. 2016, splits the channels into digits, $T = \prod m_k$ and $S = \prod n_k$, and gives the
+# window a core of its own. An embedding of $V$ words in $D$ dimensions splits $V = \prod m_k$ and $D = \prod n_k$; a token picks
+# one row in each core.)
+#
+# %%
+conv, words = nn.Conv2d(16, 24, 3, bias=False), nn.Embedding(24, 30)
+for layer, format, formula in (
+    (conv, "ttm", lambda cores: sum(core.numel() for core in cores)),
+    (words, "svd", lambda cores: len(cores[1]) * cores[1].shape[1]),
+    (words, "ttm", lambda cores: sum(math.prod(c.shape[2] for c in cores[: k + 1]) * core.shape[0] * core.shape[3]
+                                     for k, core in enumerate(cores) if k)),
+):  # fmt: skip
+    factors = layers.factorize(layer, format, 3, weights="fresh", seed=seed).factors()
+    stored = sum(factor.numel() for factor in factors)
+    assert layers.size(layer, format, 3) == stored
+    counted = layers.size(layer, format, 3) if layer is conv else layers.macs(layer, format, 3)
+    assert counted == formula(factors)
+print("convolutional ttm: the entries of its cores; embeddings: the MACs of the table")
+
+# %% [markdown]
 # In a convolution's chain each number works at every place, so MACs follow parameters. In a linear layer with digits
 # they part: a core works on many digits of one sample. On 1024 x 1024, in digits $4 \times 8 \times 8 \times 4$:
 
@@ -1196,7 +1222,7 @@ def activations(rule):
     return sizes
 
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 curves = {rule: activations(rule) for rule in ("dense", "right", "gain each", "as the weight")}
 drift = {rule: math.log10(curve[-1]) / depth for rule, curve in curves.items()}
 assert drift["as the weight"] < -1 < -0.2 < drift["right"] < 0.2 < 0.3 < drift["gain each"] < 0.6
@@ -1215,7 +1241,7 @@ for rule, curve in curves.items():
 axes[0].set(
     yscale="log", xlim=(0, 18), xlabel="order d (digits of 4096 inputs)", ylabel="variance of the weight / wanted"
 )
-axes[0].set_title("Naive variances are off by a power of the order")
+axes[0].set_title("Naive variances are off exponentially in the order")
 axes[1].set(yscale="log", xlim=(0, depth * 1.45), xlabel="layer", ylabel="root mean square of the activations")
 axes[1].set_title("Only the rule keeps the activations' size")
 for ax in axes:
@@ -1236,9 +1262,29 @@ for r in (1, 4, 32):
     print(f"two cores, rank {r:>2}: kurtosis {3 + 6 / r:.2f}, and 100,000 draws agree within 20 %")
 
 # %% [markdown]
-# Low ranks make a few entries large and most small. So at very low ranks a deep stack drifts, in either direction,
-# although its variance is right *on average over many draws*.
-#
+# Low ranks make a few entries large and most small. So what happens to a deep stack of very low rank? Its mean square is
+# right *on average over draws*. But an average of a heavy-tailed quantity lives on few large draws. The typical draw is
+# smaller: the mean of a logarithm is below the logarithm of the mean (Jensen), in each layer, and layers add up. So the
+# activations of a typical stack *shrink*, the more so the lower the rank:
+
+
+# %%
+def log_size(rank):
+    x = torch.randn(40, 16, generator=generator)
+    for _ in range(depth):
+        x = torch.relu(tt_linear(x, *draw_cores("right", (4, 4), (4, 4), (rank,), generator)))
+    return float(x.square().mean().sqrt().log10())
+
+
+# %%
+typical = {r: np.median([log_size(r) for _ in range(200)]) for r in (1, 4, 16)}
+assert typical[1] < typical[4] < typical[16] + 0.1
+assert typical[1] < -0.3
+print(
+    "typical size of the activations after all layers:", ", ".join(f"rank {r}: 10^{v:.1f}" for r, v in typical.items())
+)
+
+# %% [markdown]
 # ## Train
 #
 # Novikov et al.'s MNIST network: 28 x 28 images padded to 1024 inputs, 1024 hidden units, ReLU, 10 outputs. The first
@@ -1364,9 +1410,10 @@ check.cp_conv_macs(cp_conv_macs)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/06_build_tensor_layers.ipynb`, section 1.
+# In the [solutions](solutions/06_build_tensor_layers.ipynb), section 1.
 # </details>
-#
+
+# %% [markdown]
 # ### 2. Core: sweep from the left (20 minutes)
 #
 # Apply a TT-matrix to a batch `x` (samples x inputs), first core first, without forming the weight. The cores are
@@ -1388,9 +1435,10 @@ check.tt_linear_from_left(tt_linear_from_left)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/06_build_tensor_layers.ipynb`, section 2.
+# In the [solutions](solutions/06_build_tensor_layers.ipynb), section 2.
 # </details>
-#
+
+# %% [markdown]
 # ### 3. Core: a strided CP convolution (20 minutes)
 #
 # Return what the four stages compute, for any `stride` and `padding` (vertical, horizontal). `factors` are those of
@@ -1411,9 +1459,10 @@ check.strided_cp(strided_cp)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/06_build_tensor_layers.ipynb`, section 3.
+# In the [solutions](solutions/06_build_tensor_layers.ipynb), section 3.
 # </details>
-#
+
+# %% [markdown]
 # ### 4. Pencil and paper: one standard deviation for all cores (20 minutes)
 #
 # Draw *all* cores of a TT-matrix with the same standard deviation $s$. Derive the $s$ for which every entry of the
@@ -1434,9 +1483,10 @@ check.equal_std(equal_std)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/06_build_tensor_layers.ipynb`, section 4.
+# In the [solutions](solutions/06_build_tensor_layers.ipynb), section 4.
 # </details>
-#
+
+# %% [markdown]
 # ### 5. Stretch: the cheapest plan (25 minutes)
 #
 # Return the least number of MACs a sample, over all ways of merging neighbouring cores and both directions of the
@@ -1458,9 +1508,10 @@ check.least_macs(least_macs)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/06_build_tensor_layers.ipynb`, section 5.
+# In the [solutions](solutions/06_build_tensor_layers.ipynb), section 5.
 # </details>
-#
+
+# %% [markdown]
 # ## Summary
 #
 # - Put the decomposition in for the weight, move the sums inwards: each sum is a layer. The weight is never formed.
@@ -1476,13 +1527,16 @@ check.least_macs(least_macs)
 #
 # ## Further reading
 #
-# - A. Novikov, D. Podoprikhin, A. Osokin, D. Vetrov, *Tensorizing neural networks*, NeurIPS 2015.
-# - V. Lebedev, Y. Ganin, M. Rakhuba, I. Oseledets, V. Lempitsky, *Speeding-up convolutional neural networks using
-#   fine-tuned CP-decomposition*, ICLR 2015.
+# - A. Novikov, D. Podoprikhin, A. Osokin, D. Vetrov, [*Tensorizing neural networks*](https://arxiv.org/abs/1509.06569), NeurIPS 2015.
+# - V. Lebedev, Y. Ganin, M. Rakhuba, I. Oseledets, V. Lempitsky, [*Speeding-up convolutional neural networks using
+#   fine-tuned CP-decomposition*](https://arxiv.org/abs/1412.6553), ICLR 2015.
 # - M. Jaderberg, A. Vedaldi, A. Zisserman, *Speeding up convolutional neural networks with low rank expansions*, BMVC
 #   2014.
-# - Y.-D. Kim et al., *Compression of deep convolutional neural networks for fast and low power mobile applications*,
+# - Y.-D. Kim et al., [*Compression of deep convolutional neural networks for fast and low power mobile applications*](https://arxiv.org/abs/1511.06530),
 #   ICLR 2016.
-# - T. Garipov, D. Podoprikhin, A. Novikov, D. Vetrov, *Ultimate tensorization: compressing convolutional and FC
-#   layers alike*, 2016.
+# - T. Garipov, D. Podoprikhin, A. Novikov, D. Vetrov, [*Ultimate tensorization: compressing convolutional and FC
+#   layers alike*](https://arxiv.org/abs/1611.03214), 2016.
 # - K. He, X. Zhang, S. Ren, J. Sun, *Delving deep into rectifiers*, ICCV 2015: the variance rule for dense layers.
+
+# %% [markdown]
+# Previous: [05 couple third order trains](05_couple_third_order_trains.ipynb) · Next: [07 measure what it costs](07_measure_what_it_costs.ipynb) · [Solutions](solutions/06_build_tensor_layers.ipynb) · [Glossary](GLOSSARY.md)

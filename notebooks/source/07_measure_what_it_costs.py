@@ -5,13 +5,15 @@
 # layers under its roofline, time them without fooling yourself, and predict latencies before you measure them.
 #
 # **What you'll learn.** Why a layer with a fifth of the multiplications may be no faster: what arithmetic intensity is,
-# why low rank lowers it, why depthwise stages disappoint, what training keeps in memory, and why the order of
-# contraction matters more than the format.
+# why low rank lowers it, why depthwise stages disappoint, what training keeps in memory, and what the format and the order
+# of contraction decide.
 #
 # **What you need first.** The formats of lesson 00, TT-matrices (lesson 04).
 #
 # **Time.** 190 minutes: 80 to read text and code, 110 for the exercises. Run All takes a minute or two.
 # **Difficulty.** Medium.
+#
+# Previous: [06 build tensor layers](06_build_tensor_layers.ipynb) · Next: [10 run a study](10_run_a_study.ipynb) · [Solutions](solutions/07_measure_what_it_costs.ipynb) · [Glossary](GLOSSARY.md)
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": few ranks and rounds; "full": more ranks, more rounds
@@ -286,7 +288,7 @@ print("interpolated between the measured sizes")
 # **Predict, then reveal.** Where will the stages lie: dense $3 \times 3$, its $1 \times 1$ companions, the depthwise ones?
 # Each stage is timed on its own input, all of them interleaved.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] jupyter={"outputs_hidden": true}
 calls = {(f, i): row.call for f, table in tables.items() for i, row in table.iterrows()}
 timed = measure.compare({str(key): call for key, call in calls.items()}, rounds=rounds)
 for format, table in tables.items():
@@ -316,7 +318,7 @@ plt.show()
 #
 # ## Latency done right
 #
-# A clock is easy to misread. Four mistakes, each of them made here on purpose. First a naive stopwatch:
+# A clock is easy to misread. Five mistakes, each of them made here on purpose. First a naive stopwatch:
 
 
 # %%
@@ -362,10 +364,12 @@ low, middle, high, worst = np.quantile(times, [0.1, 0.5, 0.9, 1])
 print(f"mean {times.mean():.4f}  median {middle:.4f}  10 to 90 %: {low:.4f} to {high:.4f}  worst {worst:.2f} ms")
 
 # %% [markdown]
-# Give the median *and* a spread; `measure.latency` returns both. A difference smaller than the spread is no difference.
+# Give the median *and* a spread; `measure.latency` returns both. The spread is that of single calls. The median of many calls
+# is known much better, so two programs may differ although their spreads overlap; and both may be shifted alike by what else
+# the machine does. Whether they differ is seen when they run in turns, from the spread of the *ratio* (mistake 4).
 #
-# **Mistake 3: an unknown number of threads.** Two threads halve the time of large work only. Small work gains nothing,
-# because handing it out costs a few microseconds.
+# **Mistake 3: an unknown number of threads.** Two threads can at best halve the time, and of large work only. Small work gains
+# nothing, because handing it out costs a few microseconds.
 
 
 # %%
@@ -496,7 +500,7 @@ answers = [
 pages = np.array([answer.split() for answer in answers], dtype=float)
 assert pages.shape == (2, 2)
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] jupyter={"outputs_hidden": true}
 pd.DataFrame(pages, index=["as it is", "block freed"], columns=["new pages a result", "ms a result"]).round(2)
 
 # %% [markdown]
@@ -519,7 +523,7 @@ def roof_ms(macs, moved):
     return roof.overhead_microseconds / 1e3 + limit
 
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 assert roof_ms(0, 1) >= roof.overhead_microseconds / 1e3
 assert roof_ms(2e9, 1) > 1.99 * roof_ms(1e9, 1) - roof.overhead_microseconds / 1e3
 print("overhead + max(MACs / peak, bytes / bandwidth)")
@@ -537,13 +541,20 @@ fig, ax = plt.subplots()
 ax.plot(batches, np.array(measured) / batches, "o-", label="measured")
 ax.plot(batches, np.array(predicted) / batches, color="0.4", linestyle="--", label="roofline")
 ax.set(xscale="log", yscale="log", xlabel="batch", ylabel="time per sample (ms)", xlim=(0.9, 900))
-ax.set_title("One sample costs nearly as much as many:\nthe weights are read only once")
+ax.set_title("The weights are read once for all samples of a call")
 plots.label_lines(ax)
 plt.show()
 
 # %% [markdown]
-# While the weights' bytes dominate, more samples are almost free. That is also where a compressed linear layer gains
-# most at batch 1: it reads fewer weights.
+# While the weights' bytes dominate, a larger batch costs little more, and the time per sample falls. How much here, from one
+# sample to eight?
+
+# %% tags=["nbval-ignore-output"]
+one, eight = measured[0], measured[batches.index(8)]
+print(f"eight samples take {eight / one:.1f} times as long as one: {eight / one / 8:.2f} times as long per sample")
+
+# %% [markdown]
+# That is also where a compressed linear layer gains most at batch 1: it reads fewer weights.
 #
 # **Memory format.** Images are stored (batch, channels, height, width). *Channels last* keeps the shape and changes the
 # order in memory, such that all channels of one position lie together. Results are equal, times are not.
@@ -621,7 +632,7 @@ print(f"tucker2 at rank {R}, stride 2: fewer parameters than dense, more MACs")
 # And on the clock? **Predict** the rank at which the chain takes as long as the dense layer: at the break-even of MACs,
 # or well below? Two layers with equal MACs, one with a large map and few channels, one the other way round.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] jupyter={"outputs_hidden": true}
 cases = {f"{c} channels, {s} x {s}": (c, s) for c, s in ((channels, side), (2 * channels, side // 2))}
 curves = {}
 for name, (c, s) in cases.items():
@@ -711,7 +722,7 @@ pd.DataFrame(counts)
 # %% [markdown]
 # **Predict, then reveal.** Which one is faster?
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] jupyter={"outputs_hidden": true}
 race = measure.compare({"two stages": pair, "one stage": single}, maps, rounds=4 * rounds)
 print(race)
 ratio = race.speedup["one stage"][0]
@@ -786,7 +797,7 @@ def training_step(model, image):
     model(image).square().mean().backward()
 
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] jupyter={"outputs_hidden": true}
 memory = {}
 for format in per_position:
     R = max(
@@ -831,12 +842,11 @@ print("a step is 3 forward passes; checkpointing adds the recomputation of all s
 # %% [markdown]
 # ## The order of contraction
 #
-# A TT-matrix has cores of shape $R_{k-1} \times m_k \times n_k \times R_k$ (here $k = 1, \dots, d$, as in lesson 04's
-# layers: $m_k$ digits of the outputs, $n_k$ of the inputs). The sum over all bonds and input digits has one value and many
-# orders. A sweep from the *last* core has, at core $k$, the inputs $n_1 \cdots n_{k}$ not yet met and the outputs
-# $m_{k+1} \cdots m_d$ done:
+# A TT-matrix has cores of shape $R_k \times m_k \times n_k \times R_{k+1}$ for $k = 0, \dots, d - 1$, with $m_k$ digits of the
+# outputs and $n_k$ of the inputs. The sum over all bonds and input digits has one value and many orders. A sweep from the
+# *last* core has, at core $k$, the inputs $n_0 \cdots n_{k}$ not yet met and the outputs $m_{k+1} \cdots m_{d-1}$ done:
 #
-# $$\text{MACs} = B \sum_k \; (n_1 \cdots n_{k-1}) \; (R_{k-1} m_k)(n_k R_k) \; (m_{k+1} \cdots m_d) .$$
+# $$\text{MACs} = B \sum_k \; (n_0 \cdots n_{k-1}) \; (R_k m_k)(n_k R_{k+1}) \; (m_{k+1} \cdots m_{d-1}) .$$
 #
 # The sweep from the first core is the same formula for the reversed train.
 
@@ -940,7 +950,7 @@ print("the planned layer computes the same, with fewer MACs than the dense one")
 # %% [markdown]
 # **Predict, then reveal.** Will the sweep with fewer MACs be the faster one?
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] jupyter={"outputs_hidden": true}
 orders, rows = {"from first": partial(from_first, cores), "from last": partial(from_last, cores)}, []
 for B in (1, batch):
     samples = torch.rand(B, 25088, generator=generator)
@@ -955,6 +965,35 @@ pd.DataFrame(rows, columns=["batch", "order", "MACs", "ms"]).set_index(["batch",
 # MACs decide between orders only as far as the products have decent shapes. The first step of the sweep from the last core
 # multiplies thousands of vectors of four numbers by a $16 \times 4$ matrix, one small product each: calls and bytes,
 # hardly work. Merging the last two cores makes one larger product of it. That is what the plan above tells you.
+#
+# **Predict, then reveal.** What decides more: the order for a given format, or the format, each in its best order? Count
+# both. First four ways to use the layer above; then five formats for a square layer of 1024 inputs, in digits
+# $4 \cdot 8 \cdot 8 \cdot 4$, all with about one percent of its parameters, and for `ttm` its orders.
+
+# %% jupyter={"outputs_hidden": true}
+with torch.no_grad():
+    of_vgg = macs | {"planned": counted(layers.freeze(layer, torch.rand(1, 25088)), torch.rand(1, 25088))}
+square, digits, of_formats = nn.Linear(1024, 1024, bias=False), (4, 8, 8, 4), {}
+for format in ("svd", "cp", "tucker", "tt", "ttm"):
+    options = {} if format == "svd" else {"row_dims": digits, "col_dims": digits}
+    made = layers.factorize(square, format, share=0.01, weights="fresh", seed=seed, **options)
+    of_formats[format] = layers.macs(square, format, made.rank, **options)
+bonds = [core.shape[3] for core in made.factors()[:-1]]
+of_square = {"from last": sweep_macs(digits, digits, bonds, 1), "dense": 1024**2, "best": of_formats["ttm"]}
+for name, counts in {"VGG, ttm": of_vgg, "1024, ttm": of_square, "1024, formats": of_formats}.items():
+    print(f"{name:<14} spread {max(counts.values()) / min(counts.values()):5.1f}:", counts)
+
+# %%
+spread = {name: max(counts.values()) / min(counts.values()) for name, counts in
+          {"VGG": of_vgg, "square": of_square, "formats": of_formats}.items()}  # fmt: skip
+assert min(spread["VGG"], spread["formats"]) > 10 > spread["square"]
+print("an order may decide a factor of more than ten, and so may a format; on the square layer the format decides more")
+
+# %% [markdown]
+# So neither rule of thumb holds. In the wide layer the worst order, to multiply the matrix out first, costs more than ten times as
+# much as the best one, while the sensible ones, sweeps and plans, differ by a factor of about two. In the square layer all
+# orders of `ttm` are that close, and another format is far cheaper, at equal parameters. (What it does to accuracy is
+# another question, which parameters do not answer either.)
 
 # %% [markdown]
 # ## Predict, then measure
@@ -1103,9 +1142,10 @@ check.linear_intensity(linear_intensity)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/07_measure_what_it_costs.ipynb`, section 1.
+# In the [solutions](solutions/07_measure_what_it_costs.ipynb), section 1.
 # </details>
-#
+
+# %% [markdown]
 # ### 2. Warm-up: attainable GFLOP/s (15 minutes)
 #
 # A stage does `macs` MACs and moves `moved` bytes on a machine whose peak is `peak_gflops` ($10^9$ FLOP/s) and whose bandwidth is
@@ -1126,9 +1166,10 @@ check.attainable_gflops(attainable_gflops)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/07_measure_what_it_costs.ipynb`, section 2.
+# In the [solutions](solutions/07_measure_what_it_costs.ipynb), section 2.
 # </details>
-#
+
+# %% [markdown]
 # ### 3. Core: a speed-up from samples (15 minutes)
 #
 # `first` and `second` hold the milliseconds of two functions, one entry a round, timed in turns. How many times as fast as the first is
@@ -1149,9 +1190,10 @@ check.paired_speedup(paired_speedup)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/07_measure_what_it_costs.ipynb`, section 3.
+# In the [solutions](solutions/07_measure_what_it_costs.ipynb), section 3.
 # </details>
-#
+
+# %% [markdown]
 # ### 4. Core: break-even with a stride (20 minutes)
 #
 # A $k \times k$ convolution ($k$ odd, padding $\lfloor k / 2 \rfloor$) has stride `stride` on an $H \times W$ map. Find the largest rank $R$ (of both channel modes) at which
@@ -1172,9 +1214,10 @@ check.tucker2_mac_break_even(tucker2_mac_break_even)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/07_measure_what_it_costs.ipynb`, section 4.
+# In the [solutions](solutions/07_measure_what_it_costs.ipynb), section 4.
 # </details>
-#
+
+# %% [markdown]
 # ### 5. Pencil and paper: the batch at the ridge (20 minutes)
 #
 # From which batch on can a linear layer without bias (float32) be limited by arithmetic? Solve $I(B) \ge I^*$ for $B$ by hand; return the
@@ -1195,9 +1238,10 @@ check.ridge_batch(ridge_batch)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/07_measure_what_it_costs.ipynb`, section 5.
+# In the [solutions](solutions/07_measure_what_it_costs.ipynb), section 5.
 # </details>
-#
+
+# %% [markdown]
 # ### 6. Stretch: the cheapest meeting point (25 minutes)
 #
 # The first $p$ cores of a TT-matrix can be swept from the first one, the others from the last one, in either order. Restrict yourself to this: start
@@ -1220,22 +1264,26 @@ check.two_sided_macs(two_sided_macs)
 # </details>
 # <details><summary>Solution</summary>
 #
-# In `notebooks/solutions/07_measure_what_it_costs.ipynb`, section 6.
+# In the [solutions](solutions/07_measure_what_it_costs.ipynb), section 6.
 # </details>
-#
+
+# %% [markdown]
 # ## Summary
 #
 # - A stage costs a call, bytes and MACs. Its roof is $\min(\pi, \beta I)$, and low rank lowers $I$.
 # - Depthwise stages stay below $k / 8$ MACs per byte whatever you do. More MACs can take less time when they move fewer bytes.
 # - Time in turns, after a warm-up, with a stated number of threads; report medians of ratios and their spread.
 # - Training a chain keeps a map for each stage; checkpointing trades it for MACs.
-# - Choose the order of contraction before the rank.
+# - Format and order of contraction decide the work together: count both before you choose a rank.
 #
 # ## Further reading
 #
 # - S. Williams, A. Waterman and D. Patterson, *Roofline: an insightful visual performance model for multicore architectures*,
 #   Communications of the ACM 52(4), 2009.
 # - J. D. McCalpin, *Memory bandwidth and machine balance in current high performance computers*, 1995 (the STREAM triad).
-# - V. Lebedev et al., *Speeding-up convolutional neural networks using fine-tuned CP-decomposition*, ICLR 2015.
-# - A. Novikov et al., *Tensorizing neural networks*, NeurIPS 2015.
+# - V. Lebedev et al., [*Speeding-up convolutional neural networks using fine-tuned CP-decomposition*](https://arxiv.org/abs/1412.6553), ICLR 2015.
+# - A. Novikov et al., [*Tensorizing neural networks*](https://arxiv.org/abs/1509.06569), NeurIPS 2015.
 # - T. Chen et al., *Training deep nets with sublinear memory cost*, 2016 (checkpointing).
+
+# %% [markdown]
+# Previous: [06 build tensor layers](06_build_tensor_layers.ipynb) · Next: [10 run a study](10_run_a_study.ipynb) · [Solutions](solutions/07_measure_what_it_costs.ipynb) · [Glossary](GLOSSARY.md)

@@ -2,6 +2,8 @@
 # # Solve the exercises of `00 start here`
 #
 # Try them first. Each answer is followed by the same check as in the lesson, and by why it is so.
+#
+# [Back to the lesson](../00_start_here.ipynb) · [Glossary](../GLOSSARY.md)
 
 # %% tags=["parameters"]
 seed: int = 0  # of the random kernel that the answers are tried on

@@ -2,6 +2,8 @@
 # # Solve the exercises of `01 work with tensors`
 #
 # Try them first. Each answer is followed by the same check as in the lesson, and by why it is so.
+#
+# [Back to the lesson](../01_work_with_tensors.ipynb) · [Glossary](../GLOSSARY.md)
 
 # %% tags=["parameters"]
 seed: int = 0  # of the random tensors that the answers are tried on

@@ -3,6 +3,8 @@
 #
 # Try them first. Each answer is followed by the same check as in the lesson, by why it is so, and by the mistake that is
 # made most often.
+#
+# [Back to the lesson](../02_fit_cpd.ipynb) · [Glossary](../GLOSSARY.md)
 
 # %% tags=["parameters"]
 seed: int = 0  # of the random tensors that the answers are tried on

@@ -2,6 +2,8 @@
 # # Solve the exercises of `03 truncate tucker`
 #
 # Try them first. Each answer is followed by the same check as in the lesson, and by why it is so.
+#
+# [Back to the lesson](../03_truncate_tucker.ipynb) · [Glossary](../GLOSSARY.md)
 
 # %% tags=["parameters"]
 seed: int = 0  # of the random tensors that the answers are tried on

@@ -2,6 +2,8 @@
 # # Solve the exercises of `04 build tensor trains`
 #
 # Try them first. Each answer is followed by the same check as in the lesson, and by why it is so.
+#
+# [Back to the lesson](../04_build_tensor_trains.ipynb) · [Glossary](../GLOSSARY.md)
 
 # %% tags=["parameters"]
 seed: int = 0  # of the random trains that the answers are tried on

@@ -2,6 +2,8 @@
 # # Solve the exercises of `06 build tensor layers`
 #
 # Try them first. Each answer is followed by the same check as in the lesson, and by why it is so.
+#
+# [Back to the lesson](../06_build_tensor_layers.ipynb) · [Glossary](../GLOSSARY.md)
 
 # %% tags=["parameters"]
 seed: int = 0  # of the random layers that the answers are tried on

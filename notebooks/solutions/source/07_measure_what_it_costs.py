@@ -2,6 +2,8 @@
 # # Solve the exercises of `07 measure what it costs`
 #
 # Try them first. Each answer is followed by the same check as in the lesson, and by why it is so.
+#
+# [Back to the lesson](../07_measure_what_it_costs.ipynb) · [Glossary](../GLOSSARY.md)
 
 # %% tags=["parameters"]
 seed: int = 0  # of the random numbers that the answers are tried on

@@ -2,6 +2,8 @@
 # # Solve the exercises of `10 run a study`
 #
 # Try them first. Each answer is followed by the same check as in the lesson, and by why it is so.
+#
+# [Back to the lesson](../10_run_a_study.ipynb) · [Glossary](../GLOSSARY.md)
 
 # %% tags=["parameters"]
 seed: int = 0  # at least 0; of the data that the answers are tried on
