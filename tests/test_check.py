@@ -191,10 +191,32 @@ def test_what_is_forbidden_does_not_pass():
         first, second = (np.einsum("ir,jr,kr->ijk", *map(np.asarray, f)) for f in ((A, B, C), (D, E, F)))
         return (first * second).sum()
 
-    for answer in (forms_both, forms_both_in_numpy):
-        verdict = EXERCISES["tensor_cp_inner"](answer)
-        assert verdict.passed is False
-        assert EXERCISES["tensor_cp_inner"].forbidden in repr(verdict)
+    def full(cores):
+        product = cores[0]
+        for core in cores[1:]:
+            product = torch.tensordot(product, core, 1)
+        return product[0, ..., 0]
+
+    def forms_the_weight(x, cores):
+        first, *others = cores
+        for core in others:
+            first = torch.einsum("aijr,rklb->aikjlb", first, core).flatten(3, 4).flatten(1, 2)
+        return x @ first[0, ..., 0].T
+
+    answers = {
+        "tensor_cp_inner": [forms_both, forms_both_in_numpy],
+        "tt_sum": [lambda cores: full(cores).sum()],
+        "tt_distance": [lambda x, y: (full(x) - full(y)).norm()],
+        "tt_singular_values": [
+            lambda cores, q: torch.linalg.svdvals(full(cores).flatten(0, q - 1).flatten(1))[: cores[q].shape[0]]
+        ],
+        "tt_linear_from_left": [forms_the_weight],
+    }
+    for name, given in answers.items():
+        for answer in given:
+            verdict = EXERCISES[name](answer)
+            assert verdict.passed is False
+            assert EXERCISES[name].forbidden in repr(verdict)
 
 
 def test_a_check_cannot_be_fooled_by_changing_its_inputs():

@@ -90,7 +90,10 @@ def _matrix(cores: Sequence[Tensor]) -> Tensor:
 
 
 def _apply(x: Tensor, cores: Sequence[Tensor]) -> Tensor:
-    return x @ _matrix(cores).T
+    y = x[:, None, None]  # samples, output digits done, bond, inputs to come
+    for core in cores:
+        y = torch.einsum("bdrns,rmnq->bdmqs", y.unflatten(3, (core.shape[2], -1)), core).flatten(1, 2)
+    return y.flatten(1)
 
 
 def _reverse_digits(x: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -133,6 +136,11 @@ tt_linear_from_left = Exercise(
             "Each bond was summed in each core alone; it is one index that both neighbours share.",
         ),
     ),
+    beyond=(
+        {"x": _rand(1, 2**12, seed=7), "cores": _cores((2**8,) * 2, (2**6,) * 2, (2,), 8)},
+        {"x": _rand(1, 2**14, seed=7), "cores": _cores((2**11,) * 2, (2**7,) * 2, (2,), 8)},
+    ),
+    forbidden="The weight of this input is too large to form: apply core after core.",
 )
 
 

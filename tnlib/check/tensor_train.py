@@ -28,6 +28,10 @@ def _train(shape: Sequence[int], ranks: Sequence[int], seed: int, shift: float =
     )
 
 
+_HUGE = (2**16,) * 3  # to form such a tensor is impossible
+_FORBIDDEN = "The tensor of this input is too large to form, or to walk through: cores alone have to do."
+
+
 def _full(cores: Sequence[Tensor]) -> Tensor:
     product = cores[0]
     for core in cores[1:]:
@@ -70,6 +74,8 @@ tt_sum = Exercise(
             "That adds the numbers that are stored; an entry of the tensor is a product of matrices.",
         ),
     ),
+    beyond=tuple({"cores": _train(sizes, (2, 2), 20)} for sizes in ((600,) * 3, _HUGE)),
+    forbidden=_FORBIDDEN,
 )
 
 
@@ -161,6 +167,8 @@ tt_distance = Exercise(
         ),
     ),
     tolerance=1e-5,
+    beyond=({"x": _train(_HUGE, (2, 2), 21), "y": _train(_HUGE, (1, 3), 22)},),
+    forbidden=_FORBIDDEN,
 )
 
 
@@ -260,6 +268,8 @@ tt_singular_values = Exercise(
             "Right up to one factor: the tensor's norm got lost.",
         ),
     ),
+    beyond=({"cores": _train(_HUGE, (2, 2), 23), "q": 1},),
+    forbidden=_FORBIDDEN,
 )
 
 EXERCISES = (tt_sum, tt_ranks, tt_distance, ising_ring, tt_singular_values)
