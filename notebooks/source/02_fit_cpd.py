@@ -1081,7 +1081,7 @@ print("at each rank the trained kernel is easier to fit than noise, and in both 
 # to 255 levels.
 
 
-# %%
+# %% tags=["nbval-ignore-output"]
 def rounded(cpd):
     step = [f.abs().max(0).values / 127 for f in cpd.factors]
     factors = [(f / s).round() * s for f, s in zip(cpd.factors, step, strict=True)]
