@@ -424,9 +424,10 @@ for name in positions:
     b, c = int((cp & ~tucker).sum()), int((tucker & ~cp).sum())
     p_images[name] = stats.binomtest(b, b + c).pvalue
     assert math.isclose((b - c) / len(cp), mean[name], abs_tol=1e-9)  # the same difference, seen otherwise
-    rows[name] = {"only cp right": b, "only tucker2 right": c, "p, ten pairs": p[name], "p, images": p_images[name]}
+    rows[name] = {"only cp right": b, "only tucker2 right": c}
+    rows[name] |= {"p, ten pairs": f"{p[name]:.1e}", "p, images": f"{p_images[name]:.1e}"}
 assert len(cp) == 10_000
-pd.DataFrame(rows).T.map("{:.2g}".format)
+pd.DataFrame(rows).T
 
 # %% tags=["nbval-check-output"]
 for name, decided in holm(p_images).items():
