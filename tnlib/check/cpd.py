@@ -222,6 +222,10 @@ cpd_by_eigenvectors = Exercise(
             "A row of length J K folds to a J x K matrix, row by row.",
         ),
         Mistake(
+            _first_slices,
+            "A single slice may lack a term, whose entry of C is zero: mix all slices.",
+        ),
+        Mistake(
             _mismatched,
             "Each factor is right up to the order of its columns, but the orders must belong together.",
         ),

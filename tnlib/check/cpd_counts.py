@@ -20,7 +20,13 @@ cpd_generic_rank = Exercise(
     "cpd_generic_rank",
     _NOTEBOOK,
     _generic,
-    ({"sizes": (5, 7, 9)}, {"sizes": (64, 64, 3, 3)}, {"sizes": (2, 2, 2)}, {"sizes": (4, 6, 6, 5, 3)}),
+    (
+        {"sizes": (5, 7, 9)},
+        {"sizes": (64, 64, 3, 3)},
+        {"sizes": (2, 2, 2)},
+        {"sizes": (4, 6, 6, 5, 3)},
+        {"sizes": (2, 2, 4)},
+    ),
     (
         Mistake(
             lambda sizes: -(-math.prod(sizes) // sum(sizes)),
@@ -37,6 +43,10 @@ cpd_generic_rank = Exercise(
         Mistake(
             lambda sizes: math.prod(sizes) // (sum(sizes) - len(sizes) + 1) + 1,
             "One too many where the division leaves nothing over.",
+        ),
+        Mistake(
+            lambda sizes: max(max(sizes), _generic(sizes)),
+            "A better bound, since a long mode's unfolding needs as many terms; here only parameters are counted.",
         ),
         Mistake(lambda sizes: math.prod(sizes) / (sum(sizes) - len(sizes) + 1), "A rank is a whole number."),
     ),
