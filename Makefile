@@ -29,9 +29,13 @@ test: $(STAMP)
 	$(BIN)/python -m pytest --nbval-lax $(NBVAL) $(LAX)
 	$(PAIRS) --dist loadscope --nbval $(NBVAL) $(STRICT)
 
-# Jupyter asks root (in a container, say) for its consent. Options: make lab ARGS="--no-browser --port 8890"
+# A learner's copies, in learn/, opened on the map. Jupyter asks root (in a container, say) for its consent. Options:
+# make lab LAB_ARGS="--no-browser --port 8890"
 lab: $(STAMP)
-	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) notebooks
+	$(BIN)/tnlib learn
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir="$(CURDIR)" \
+		--ServerApp.jpserver_extensions="{'jupyterlab_jupytext': False}" --LabApp.app_settings_dir="$(CURDIR)/learn/.lab" \
+		--LabApp.default_url=/lab/tree/learn/README.md $(LAB_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -79,14 +79,16 @@ def accuracy(name: str, weights: Any, subset: Any, publish: bool) -> None:
 @click.command(epilog="example: tnlib check answers.py")
 @click.argument("file", type=PATH, required=False)
 def check(file: Path | None) -> int:
-    """List the exercises, or check the functions in a Python FILE that are named like exercises."""
+    """Show your progress over all exercises, or check the functions in a Python FILE that are named like exercises.
+
+    Progress is what your saved copies of the lessons show, in learn/ (make lab, or tnlib learn).
+    """
     import runpy
 
     from tnlib.check import EXERCISES
 
     if file is None:
-        for exercise in EXERCISES.values():
-            print(f"{exercise.notebook:<16} {exercise.name}")
+        _show_progress()
         return 0
     if not file.is_file():
         raise ValueError(f"no file {file}; expected a Python file with your functions")
@@ -99,6 +101,53 @@ def check(file: Path | None) -> int:
         raise ValueError(f"{file} defines none of the exercises: {', '.join(EXERCISES)}")
     print(*verdicts, sep="\n")
     return int(not all(verdicts))
+
+
+def _show_progress() -> None:
+    import textwrap
+
+    from tnlib.check import EXERCISES
+    from tnlib.study.learner import FOLDER, SIGNS, progress
+
+    found = progress()
+    for lesson in dict.fromkeys(exercise.notebook for exercise in EXERCISES.values()):
+        names = [name for name, exercise in EXERCISES.items() if exercise.notebook == lesson]
+        solved = sum(found[name] is True for name in names)
+        marks = "  ".join(f"{SIGNS[found[name]]}\N{NO-BREAK SPACE}{name}" for name in names)
+        print(f"{lesson}: {solved} of {len(names)}")
+        print(textwrap.fill(marks, 100, initial_indent="  ", subsequent_indent="  "))
+    solved = sum(passed is True for passed in found.values())
+    print(f"\n{solved} of {len(found)} solved; ✗ wrong when last saved, ○ not attempted")
+    if not FOLDER.is_dir():
+        print("next: make lab (or tnlib learn), which copies the lessons for you to work in")
+
+
+@click.command(epilog="example: tnlib learn")
+@click.option("--folder", type=PATH, help="of your copies (default: learn/, which git ignores)")
+def learn(folder: Path | None) -> None:
+    """Copy the lessons into a folder of your own, and bring what has changed since.
+
+    A copy in which you have answered is never overwritten: the new lesson is written beside it.
+    """
+    if not paths.IN_REPOSITORY:
+        raise ValueError(paths.needs_repository("what lessons are copied from"))
+    from tnlib.study.learner import FOLDER, update
+
+    place = folder or FOLDER
+    changes = update(place)
+    new = [change for change in changes if change.kind == "new"]
+    for change in changes:
+        size = f"{change.cells} cell{'s' * (change.cells != 1)}"
+        if change.kind == "updated":
+            print(f"{change.name} has changed ({size}); yours held no answer, and is the new one now")
+        if change.kind == "beside":
+            print(f"{change.name} has changed ({size}); yours stays, the new one is {change.path.name}")
+    if new:
+        print(f"{len(new)} files copied")
+    if not changes:
+        print("nothing has changed")
+    shown = place.resolve()
+    print(f"your copies: {shown.relative_to(paths.ROOT) if shown.is_relative_to(paths.ROOT) else shown}/")
 
 
 @click.command(epilog="example: tnlib sync 00")
@@ -118,4 +167,4 @@ def sync(names: tuple[str, ...]) -> None:
     fill_pages()
 
 
-COMMANDS = (data, train, accuracy, check, sync)
+COMMANDS = (data, train, accuracy, check, learn, sync)
