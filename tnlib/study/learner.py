@@ -17,8 +17,8 @@ FOLDER = paths.ROOT / "learn"
 _STATE, _LAB = ".copied.json", ".lab"
 _BESIDE = ("README.md", "GLOSSARY.md", "overview.png")
 _LINK = re.compile(r"(\]\()([^)\s#:]+)(?=[)#])")
-# Markdown opens as a page, nothing is asked for over the network, and jupytext, which pairs a contributor's notebook with
-# its source, stays out of the way.
+# Markdown opens as a page, nothing is asked for over the network, and jupytext, which pairs a contributor's notebook
+# with its source, stays out of the way.
 _SETTINGS = {
     "overrides.json": {
         "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Markdown Preview"}},
