@@ -12,6 +12,7 @@ import tensorly as tl
 import torch
 from right_answers import RIGHT
 
+from tnlib import decompose
 from tnlib.check import EXERCISES, Exercise, Mistake
 from tnlib.check.limit import OutOfTimeError, time_limit
 
@@ -201,7 +202,18 @@ def test_what_is_forbidden_does_not_pass():
             first = torch.einsum("aijr,rklb->aikjlb", first, core).flatten(3, 4).flatten(1, 2)
         return x @ first[0, ..., 0].T
 
+    def fits_by_nls(tensor, rank):
+        found = decompose.cp(tensor, rank, method="nls", restarts=5, max_iter=200, tol=1e-15)
+        return found.factors[0] * found.weights, *found.factors[1:]
+
+    def forms_the_kernel(x, factors, stride, padding):
+        kernel = torch.einsum("tr,sr,ar,br->tsab", *factors)
+        return torch.nn.functional.conv2d(x, kernel, stride=stride, padding=padding)
+
     answers = {
+        "strided_cp": [forms_the_kernel],
+        "cpd_norm": [lambda weights, factors: tl.cp_to_tensor((weights, factors)).norm()],
+        "cpd_by_eigenvectors": [fits_by_nls],
         "tensor_cp_inner": [forms_both, forms_both_in_numpy],
         "tt_sum": [lambda cores: full(cores).sum()],
         "tt_distance": [lambda x, y: (full(x) - full(y)).norm()],

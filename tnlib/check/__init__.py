@@ -5,6 +5,7 @@
 
 import tnlib.decompose  # noqa: F401 - makes torch the backend of TensorLy, also for answers outside a notebook
 from tnlib.check import (
+    compute_with_trains,
     costs,
     coupled_trains,
     cpd,
@@ -29,6 +30,7 @@ LESSONS = (
     tensor_layers,
     costs,
     run_a_study,
+    compute_with_trains,
 )
 EXERCISES: dict[str, Exercise] = {exercise.name: exercise for lesson in LESSONS for exercise in lesson.EXERCISES}
 

@@ -43,6 +43,10 @@ cpd_train_core = Exercise(
             "The slices are not diagonal: with these the terms would mix.",
         ),
         Mistake(
+            lambda factor: torch.diag_embed(factor.mT).permute(1, 0, 2),
+            "Rows and columns are mixed up: a slice belongs to a value of the mode's index, its diagonal to the terms.",
+        ),
+        Mistake(
             lambda factor: torch.diag_embed(factor / factor.norm(dim=0)).permute(1, 0, 2),
             "The columns have lost their norms; the train must multiply out to the same tensor.",
         ),
@@ -56,6 +60,10 @@ cpd_train_core = Exercise(
 def _match(third: Tensor, first: Tensor) -> Tensor:
     largest: Tensor = (third.mT @ first).abs().argmax(1)
     return largest
+
+
+def _unit(matrix: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(matrix, dim=0)
 
 
 def _pair(rank: int, seed: int) -> dict[str, Tensor]:
@@ -86,6 +94,10 @@ coupled_match = Exercise(
         Mistake(
             lambda third, first: (torch.linalg.pinv(third) @ first).abs().argmax(1),
             "The third factor is not a multiple of the next core's first factor; which matrix of it is?",
+        ),
+        Mistake(
+            lambda third, first: torch.cdist(_unit(third).mT, _unit(first).mT).argmin(1),
+            "The nearest column is not the right one: two bases of a bond are dual to each other, not equal.",
         ),
         Mistake(
             lambda third, first: (third @ first).abs().argmax(1),
@@ -122,14 +134,28 @@ def _terms(answer: Any, core: Tensor, right: Tensor) -> Tensor:
     wanted = [(core.shape[1], core.shape[0]), (core.shape[0], core.shape[0])]
     if shapes != wanted:
         raise ValueError(f"factors of shapes {shapes}, expected {wanted}")
-    factor, left = (part.to(torch.float64) for part in answer)
-    return torch.einsum("ir,ar->ria", factor, left)
+    factor, left = answer
+    return torch.einsum("ir,ar->ria", factor, left.to(factor.dtype))
 
 
 def _coupled_core(size: int, rank: int, seed: int, noise: float = 0.0) -> dict[str, Tensor]:
     left, factor, right = (_random(n, rank, seed=seed + i) for i, n in enumerate((rank, size, rank)))
     core = torch.einsum("ar,ir,br->aib", left, factor, torch.linalg.inv(right).mT)
     return {"core": core + noise * _random(*core.shape, seed=seed + 3), "right": right}
+
+
+def _two_factor_als(core: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """The least residual of the core itself, the third factor being fixed."""
+    dual = torch.linalg.inv(right).mT
+    factor, left = _step_left(core, right)
+    for _ in range(100):
+        for mode in (0, 1):
+            known = factor if mode == 0 else left
+            products = torch.einsum("nr,br->nbr", known, dual).flatten(0, 1)
+            unfolding = core.movedim(mode, 0).flatten(1)
+            solved = torch.linalg.lstsq(products, unfolding.mT).solution.mT
+            factor, left = (factor, solved) if mode == 0 else (solved, left)
+    return factor, left
 
 
 def _first_row_and_column(core: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,6 +188,14 @@ coupled_step_left = Exercise(
         Mistake(
             _first_row_and_column,
             "Right when the slices have rank one exactly; in noise one row and one column are not the best.",
+        ),
+        Mistake(
+            lambda core, right: (_step_left(core, right)[0], _step_left(core, right)[1].mT),
+            "The terms have to be the columns of both matrices.",
+        ),
+        Mistake(
+            _two_factor_als,
+            "That is the best fit to the core; asked are the best fits to each term's slice, without iterations.",
         ),
     ),
     reading=_terms,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,10 +60,14 @@ cpd_norm = Exercise(
     (
         {"weights": torch.tensor([2.0, 0.5], dtype=torch.float64), "factors": _factors((3, 5, 4), 2, 10)},
         {"weights": _random(4, seed=20), "factors": _factors((2, 3, 5, 7), 4, 21)},
-        {"weights": _random(3, seed=30), "factors": _factors((30,) * 10, 3, 31, 0.2)},
+        {"weights": torch.tensor([-1.5], dtype=torch.float64), "factors": _factors((3, 2), 1, 25)},
     ),
     (
         Mistake(_orthogonal, "That would be so if the terms were orthogonal; what do two different terms contribute?"),
+        Mistake(
+            lambda weights, factors: _norm(weights.abs(), factors),
+            "Weights may be negative, and then terms can cancel.",
+        ),
         Mistake(lambda weights, factors: _norm(weights, factors) ** 2, "That is the squared norm."),
         Mistake(
             lambda weights, factors: (weights @ _grams(factors).sum(0) @ weights).sqrt(),
@@ -76,6 +82,8 @@ cpd_norm = Exercise(
             "The columns of the factors need not have norm one, nor be orthogonal.",
         ),
     ),
+    beyond=({"weights": _random(3, seed=30), "factors": _factors((2**16,) * 10, 3, 31, 2**-8)},),
+    forbidden="The tensor of this input is too large to form, and so are Khatri-Rao products: R x R matrices do.",
 )
 
 
@@ -102,9 +110,11 @@ def _proximal(
     keep: float = 1.0,
     damp: float = 1.0,
     flip: bool = False,
+    full: bool = False,
 ) -> Tensor:
     right, gram = _parts(tensor, factors, mode, flip=flip)
-    return _solve(gram + damp * mu * torch.eye(len(gram), dtype=gram.dtype), right + keep * mu * factors[mode])
+    damping = torch.ones_like(gram) if full else torch.eye(len(gram), dtype=gram.dtype)
+    return _solve(gram + damp * mu * damping, right + keep * mu * factors[mode])
 
 
 cpd_proximal_update = Exercise(
@@ -137,6 +147,10 @@ cpd_proximal_update = Exercise(
             lambda tensor, factors, mode, mu: _proximal(tensor, factors, mode, mu, flip=True),
             "The rows of the Khatri-Rao product are not in the order of the unfolding's columns.",
         ),
+        Mistake(
+            lambda tensor, factors, mode, mu: _proximal(tensor, factors, mode, mu, full=True),
+            "A number added to a matrix is added to all its entries: which of them does mu concern?",
+        ),
     ),
 )
 
@@ -146,28 +160,39 @@ cpd_proximal_update = Exercise(
 
 def _dense(answer: Any, tensor: Tensor, rank: int) -> Tensor:
     """What three factors multiply out to; raises when they are not three of the right shapes."""
+    if isinstance(answer, Tensor) or not all(isinstance(factor, Tensor) for factor in answer):
+        raise ValueError("expected three matrices A, B, C in a tuple or a list, with the sizes of the terms in them")
     shapes = [tuple(factor.shape) for factor in answer]
     wanted = [(n, rank) for n in tensor.shape]
     if shapes != wanted:
         raise ValueError(f"factors of shapes {shapes}, expected {wanted}")
-    first, second, third = (factor.to(torch.float64) for factor in answer)
-    return torch.einsum("ir,jr,kr->ijk", first, second, third)
+    dtype = functools.reduce(torch.promote_types, (factor.dtype for factor in answer))
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    product: Tensor = torch.einsum("ir,jr,kr->ijk", *(factor.to(wide) for factor in answer))
+    return product.to(dtype)
 
 
-def _eigenvectors(tensor: Tensor, rank: int, *, transpose: bool = False) -> Tensor:
+def _eigenvectors(tensor: Tensor, rank: int, *, transpose: bool = False, signed: bool = False) -> Tensor:
     """The first factor's columns: eigenvectors of M N^+ for two mixtures M, N of the slices along mode 2."""
     steps = torch.arange(tensor.shape[2], dtype=tensor.dtype)
     one, two = tensor @ torch.cos(steps + 1), tensor @ torch.sin(3 * steps + 1)
     pencil = one @ torch.linalg.pinv(two, rtol=1e-10)
     values, vectors = torch.linalg.eig(pencil.mT if transpose else pencil)
-    largest: Tensor = vectors.real[:, values.abs().argsort(descending=True)[:rank]]
+    key = values.real if signed else values.abs()
+    largest: Tensor = vectors.real[:, key.argsort(descending=True)[:rank]]
     return largest
 
 
 def _by_eigenvectors(
-    tensor: Tensor, rank: int, *, transpose: bool = False, scaled: bool = True, swapped: bool = False
+    tensor: Tensor,
+    rank: int,
+    *,
+    transpose: bool = False,
+    scaled: bool = True,
+    swapped: bool = False,
+    signed: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    first = _eigenvectors(tensor, rank, transpose=transpose)
+    first = _eigenvectors(tensor, rank, transpose=transpose, signed=signed)
     rows = torch.linalg.pinv(first) @ tensor.flatten(1)
     shape = (tensor.shape[2], tensor.shape[1]) if swapped else (tensor.shape[1], tensor.shape[2])
     U, S, Vh = torch.linalg.svd(rows.reshape(rank, *shape))
@@ -188,6 +213,19 @@ def _sparse_pencil(sizes: tuple[int, int, int], rank: int, seed: int) -> dict[st
     factors[0] = factors[0] + 3 * factors[0][:, :1]
     factors[2][:2, -1] = 0
     return {"tensor": torch.einsum("ir,jr,kr->ijk", *factors), "rank": rank}
+
+
+def _collinear_pencil(rank: int, cosine: float, seed: int) -> dict[str, Any]:
+    """Two slices, many terms: eigenvalues well apart, and a swamp in which any fit by iteration stays for long.
+
+    Columns of the first two factors enclose one angle; those of the third are neighbours on an arc of 90 degrees.
+    """
+    mean = (math.sqrt(1 - cosine + cosine * rank) - math.sqrt(1 - cosine)) / rank
+    mixed = math.sqrt(1 - cosine) * torch.eye(rank, dtype=torch.float64) + mean
+    first, second = (torch.linalg.qr(_random(rank, rank, seed=seed + q)).Q @ mixed for q in range(2))
+    angles = torch.arange(rank, dtype=torch.float64) * math.pi / 2 / rank
+    third = torch.stack([angles.cos(), angles.sin()])
+    return {"tensor": torch.einsum("ir,jr,kr->ijk", first, second, third), "rank": rank}
 
 
 def _first_slices(tensor: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -229,9 +267,15 @@ cpd_by_eigenvectors = Exercise(
             _mismatched,
             "Each factor is right up to the order of its columns, but the orders must belong together.",
         ),
+        Mistake(
+            lambda tensor, rank: _by_eigenvectors(tensor, rank, signed=True),
+            "Which eigenvalues belong to no term? Those of terms may be negative.",
+        ),
     ),
-    tolerance=1e-5,
+    tolerance=1e-6,
     reading=_dense,
+    beyond=(_collinear_pencil(40, 0.9, 97),),
+    forbidden="Forty nearly parallel terms: a fit by iteration crawls here, eigenvectors give many digits at once.",
 )
 
 EXERCISES = (cpd_norm, cpd_generic_rank, cpd_proximal_update, cpd_kruskal_rank, cpd_by_eigenvectors)

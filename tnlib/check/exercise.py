@@ -73,7 +73,7 @@ class Exercise:
         beyond: arguments, tried last and in this order, on which what the exercise forbids is slow, then impossible: a
             tensor of 600^3 entries, one of 2^48. (Slow first: loops inside of a library cannot be stopped.)
         forbidden: what to tell somebody who fails on those.
-        seconds: after so many a call is given up, after one on those of `beyond`.
+        seconds: after so many a call is given up, after five on those of `beyond`.
     """
 
     name: str
@@ -105,11 +105,12 @@ class Exercise:
             if problem := self._difference(answer, self.reference(**case), case):
                 return self._no(f"{_show(case)} {problem}." + self._hint(cases, answers))
         for case in self.beyond:
-            answer, problem = self._answer(learner, case, min(1.0, self.seconds))
+            answer, problem = self._answer(learner, case, min(5.0, self.seconds))
             if not problem and (problem := self._difference(answer, self.reference(**case), case)):
-                problem = f"{_show(case)} {problem}."
+                problem = f"{_show(case)} {problem}"
             if problem:
-                return self._no(f"{problem} {self.forbidden}")
+                problem = problem.removesuffix(" Does a loop end?").rstrip(".")
+                return self._no(f"{problem}. {self.forbidden}")
         return Verdict(self.name, True, f" is correct on all {len(self.cases) + len(self.beyond)} inputs")
 
     def _signature(self, learner: Callable[..., Any]) -> str:

@@ -13,14 +13,14 @@ from tnlib.check.exercise import Exercise, Mistake
 _NOTEBOOK = "10_run_a_study"
 
 
-def _cells(grid: Mapping[str, Sequence[object]], seeds: int) -> int:
+def _runs(grid: Mapping[str, Sequence[object]], seeds: int) -> int:
     return math.prod(len(values) for values in grid.values()) * seeds
 
 
-sweep_cells = Exercise(
-    "sweep_cells",
+sweep_runs = Exercise(
+    "sweep_runs",
     _NOTEBOOK,
-    _cells,
+    _runs,
     (
         {"grid": {"rank": [1, 2, 4], "format": ["cp", "tt"]}, "seeds": 5},
         {"grid": {"rank": [1, 2, 4, 8]}, "seeds": 1},
@@ -38,6 +38,10 @@ sweep_cells = Exercise(
         Mistake(
             lambda grid, seeds: math.prod(len(v) for v in grid.values()) * seeds if grid else 0,
             "An empty grid leaves one combination: the defaults.",
+        ),
+        Mistake(
+            lambda grid, seeds: math.prod(len(v) for v in grid.values()) + seeds,
+            "Every combination runs with every seed, not each of both once.",
         ),
     ),
 )
@@ -74,6 +78,10 @@ paired_error = Exercise(
             lambda a, b: float((a - b).var() / len(a)),
             "That is the variance of the mean, in squared units; take the root.",
         ),
+        Mistake(
+            lambda a, b: float((a - b).std() / len(a)),
+            "Too small: the variance of a mean falls like 1 / n. Its root?",
+        ),
         Mistake(lambda a, b: float((a - b).mean()), "That is the mean difference itself, not its uncertainty."),
     ),
 )
@@ -87,6 +95,14 @@ family_error = Exercise(
         Mistake(lambda m, alpha: m * alpha, "That is an upper bound (Bonferroni's); with 40 tests it exceeds one."),
         Mistake(lambda m, alpha: alpha**m, "That is the probability that all are rejected."),
         Mistake(lambda m, alpha: (1 - alpha) ** m, "That is the probability that none is rejected."),
+        Mistake(
+            lambda m, alpha: m * alpha * (1 - alpha) ** (m - 1),
+            "That is the probability that exactly one is rejected.",
+        ),
+        Mistake(
+            lambda m, alpha: min(1.0, m * alpha),
+            "That is Bonferroni's bound, which holds whatever depends on what. These tests are independent.",
+        ),
         Mistake(lambda m, alpha: 1 - alpha**m, "That is the probability that at least one is not rejected."),
     ),
 )
@@ -111,6 +127,18 @@ def _of_values(values: Tensor, index: Tensor, level: float) -> Tensor:
     return torch.quantile(values, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=values.dtype))
 
 
+def _reflected(values: Tensor, index: Tensor, level: float) -> Tensor:
+    return (2 * values.mean() - _interval(values, index, level)).flip(0)
+
+
+def _by_column(values: Tensor, index: Tensor, level: float) -> Tensor:
+    return _interval(values, index.T, level)
+
+
+def _too_wide(values: Tensor, index: Tensor, level: float) -> Tensor:
+    return _interval(values, index, 1 - (1 - level) / 2)
+
+
 def _normal(values: Tensor, index: Tensor, level: float) -> Tensor:
     means = values[index].mean(1)
     half = math.sqrt(2) * torch.erfinv(torch.tensor(level, dtype=values.dtype)) * means.std()
@@ -128,8 +156,11 @@ percentile_interval = Exercise(
         Mistake(
             _normal, "That is a normal interval with the bootstrap's spread; percentiles need no normal distribution."
         ),
+        Mistake(_by_column, "A resample is a row of `index`; you took the means of its columns."),
+        Mistake(_reflected, "That interval is reflected at the mean (the basic bootstrap); the percentiles are asked."),
+        Mistake(_too_wide, "You left out a quarter of 1 - level on either side; together that is half of it."),
         Mistake(lambda values, index, level: _interval(values, index, level).flip(0), "The lower end comes first."),
     ),
 )
 
-EXERCISES = (sweep_cells, paired_error, family_error, percentile_interval)
+EXERCISES = (sweep_runs, paired_error, family_error, percentile_interval)

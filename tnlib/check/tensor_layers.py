@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tnlib.check.exercise import Exercise, Mistake
+from tnlib.check.tensor_layers_counts import cp_conv_macs, equal_std, least_macs
 
 _NOTEBOOK = "06_build_tensor_layers"
 _Pair = tuple[int, int]
@@ -25,56 +24,6 @@ class _Tensors(list[Tensor]):
 
 def _rand(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def _stages(kernel_shape: Sequence[int], rank: int, places: Sequence[int]) -> int:
-    """MACs of the four stages of a CP chain when each is applied at so many places."""
-    outputs, inputs, height, width = kernel_shape
-    return rank * sum(n * p for n, p in zip((inputs, height, width, outputs), places, strict=True))
-
-
-def _cp_macs(kernel_shape: Sequence[int], rank: int, image: _Pair, output: _Pair) -> int:
-    return _stages(
-        kernel_shape, rank, (image[0] * image[1], output[0] * image[1], output[0] * output[1], output[0] * output[1])
-    )
-
-
-def _dense_middle(kernel_shape: Sequence[int], rank: int, image: _Pair, output: _Pair) -> int:
-    outputs, inputs, height, width = kernel_shape
-    return _cp_macs((outputs, inputs, rank * height, rank * width), rank, image, output)
-
-
-cp_conv_macs = Exercise(
-    "cp_conv_macs",
-    _NOTEBOOK,
-    _cp_macs,
-    (
-        {"kernel_shape": (8, 6, 3, 3), "rank": 5, "image": (16, 16), "output": (8, 8)},
-        {"kernel_shape": (7, 5, 4, 3), "rank": 6, "image": (12, 9), "output": (6, 3)},
-        {"kernel_shape": (64, 64, 3, 3), "rank": 40, "image": (8, 8), "output": (8, 8)},
-    ),
-    (
-        Mistake(
-            lambda kernel_shape, rank, image, output: _stages(kernel_shape, rank, [math.prod(output)] * 4),
-            "Right without stride; with it, not every stage works on an image as small as the output.",
-        ),
-        Mistake(
-            lambda kernel_shape, rank, image, output: _stages(kernel_shape, rank, [math.prod(image)] * 4),
-            "Right without stride; with it, the image shrinks on its way through the chain.",
-        ),
-        Mistake(_dense_middle, "How many input channels does one filter of a depthwise stage see?"),
-        Mistake(
-            lambda kernel_shape, rank, image, output: _stages(
-                kernel_shape, rank, [image[0] * image[1], image[0] * output[1], math.prod(output), math.prod(output)]
-            ),
-            "The first of the two middle stages is the vertical one: which of the two sizes does it shrink?",
-        ),
-        Mistake(
-            lambda kernel_shape, rank, image, output: rank * sum(kernel_shape),
-            "These are the parameters; each works at many places.",
-        ),
-    ),
-)
 
 
 def _cores(rows: Sequence[int], cols: Sequence[int], ranks: Sequence[int], seed: int) -> _Tensors:
@@ -139,8 +88,9 @@ tt_linear_from_left = Exercise(
     beyond=(
         {"x": _rand(1, 2**12, seed=7), "cores": _cores((2**8,) * 2, (2**6,) * 2, (2,), 8)},
         {"x": _rand(1, 2**14, seed=7), "cores": _cores((2**11,) * 2, (2**7,) * 2, (2,), 8)},
+        {"x": _rand(1, 2**19, seed=7), "cores": _cores((1, 2**19), (2**19, 1), (2,), 8)},
     ),
-    forbidden="The weight of this input is too large to form: apply core after core.",
+    forbidden="Only the sweep from the left can do this input: form no weight, and apply the first core first.",
 )
 
 
@@ -174,7 +124,21 @@ def _unflipped(x: Tensor, factors: Sequence[Tensor], stride: _Pair, padding: _Pa
     return _strided(x, [out, inp, high.flip(0), wide.flip(0)], stride, padding)
 
 
+def _mixed(x: Tensor, factors: Sequence[Tensor], stride: _Pair, padding: _Pair) -> Tensor:
+    out, inp, high, wide = factors
+    high, wide = (f.T[:, None].expand(-1, inp.shape[1], -1) for f in (high, wide))
+    y = F.conv2d(x, inp.T[:, :, None, None])
+    y = F.conv2d(y, high[..., None], stride=(stride[0], 1), padding=(padding[0], 0))
+    y = F.conv2d(y, wide[:, :, None], stride=(1, stride[1]), padding=(0, padding[1]))
+    return F.conv2d(y, out[:, :, None, None])
+
+
 _CONV_FACTORS = _Tensors(_rand(n, 4, seed=20 + k) for k, n in enumerate((5, 3, 3, 3)))
+
+
+def _thin(channels: int) -> _Tensors:
+    return _Tensors(_rand(n, 2, seed=30 + k) for k, n in enumerate((channels, channels, 2, 2)))
+
 
 strided_cp = Exercise(
     "strided_cp",
@@ -200,101 +164,14 @@ strided_cp = Exercise(
             lambda x, factors, stride, padding: _strided(x, factors, stride[::-1], padding[::-1]),
             "The first number of stride and padding is the vertical one.",
         ),
+        Mistake(_mixed, "In the middle stages `r` is not summed: a channel sees one filter and no other channel."),
     ),
+    beyond=(
+        {"x": _rand(1, 2**12, 2, 2, seed=11), "factors": _thin(2**12), "stride": (2, 1), "padding": (1, 0)},
+        {"x": _rand(1, 2**18, 2, 2, seed=11), "factors": _thin(2**18), "stride": (2, 1), "padding": (1, 0)},
+    ),
+    forbidden="The kernel of this input is too large to form: convolve with one factor after the other.",
 )
 
-
-def _std(rows: Sequence[int], cols: Sequence[int], ranks: Sequence[int], gain: float, power: float = 0.5) -> float:
-    return float((gain**2 / (math.prod(cols) * math.prod(ranks))) ** (power / len(cols)))
-
-
-equal_std = Exercise(
-    "equal_std",
-    _NOTEBOOK,
-    _std,
-    (
-        {"rows": (4, 4, 5), "cols": (3, 4, 2), "ranks": (3, 5), "gain": 2**0.5},
-        {"rows": (2, 9), "cols": (8, 8), "ranks": (7,), "gain": 1.0},
-        {"rows": (4,) * 6, "cols": (2, 7, 8, 8, 7, 4), "ranks": (4,) * 5, "gain": 2**0.5},
-    ),
-    (
-        Mistake(lambda rows, cols, ranks, gain: _std(rows, cols, ranks, gain, 1.0), "That is the variance."),
-        Mistake(
-            lambda rows, cols, ranks, gain: _std(rows, cols, (), gain),
-            "That would do at ranks 1: how many terms is an entry of the weight a sum of?",
-        ),
-        Mistake(
-            lambda rows, cols, ranks, gain: _std(cols, rows, ranks, gain),
-            "That keeps the size of gradients on their way back: fan-out. Asked is fan-in, the number of inputs.",
-        ),
-        Mistake(
-            lambda rows, cols, ranks, gain: _std(rows, cols, ranks, gain, 0.5 * len(cols)),
-            "That many times the cores multiply: the product of all of them must have that size, not each.",
-        ),
-        Mistake(
-            lambda rows, cols, ranks, gain: _std(rows, cols, ranks, gain**0.5),
-            "Off by a power of the gain: the variance carries its square.",
-        ),
-    ),
-)
-
-
-def _sweep(rows: Sequence[int], cols: Sequence[int], ranks: Sequence[int]) -> int:
-    bonds = [1, *ranks, 1]
-    others = [math.prod(cols[:k]) * math.prod(rows[k + 1 :]) for k in range(len(rows))]
-    return sum(bonds[k] * rows[k] * cols[k] * bonds[k + 1] * others[k] for k in range(len(rows)))
-
-
-def _merged(
-    rows: Sequence[int], cols: Sequence[int], ranks: Sequence[int]
-) -> Iterator[tuple[list[int], list[int], list[int]]]:
-    """Digits and ranks after every way to merge neighbours."""
-    d = len(rows)
-    for count in range(d):
-        for cuts in itertools.combinations(range(1, d), count):
-            groups = list(itertools.pairwise([0, *cuts, d]))
-            digits = [[math.prod(sizes[a:b]) for a, b in groups] for sizes in (rows, cols)]
-            yield digits[0], digits[1], [ranks[cut - 1] for cut in cuts]
-
-
-def _directions(rows: Sequence[int], cols: Sequence[int], ranks: Sequence[int]) -> _Pair:
-    return _sweep(rows, cols, ranks), _sweep(rows[::-1], cols[::-1], ranks[::-1])
-
-
-def _least(rows: Sequence[int], cols: Sequence[int], ranks: Sequence[int]) -> int:
-    return min(min(_directions(*plan)) for plan in _merged(rows, cols, ranks))
-
-
-least_macs = Exercise(
-    "least_macs",
-    _NOTEBOOK,
-    _least,
-    (
-        {"rows": (4,) * 6, "cols": (2, 7, 8, 8, 7, 4), "ranks": (4,) * 5},
-        {"rows": (8, 8, 4, 4), "cols": (2, 3, 6, 4), "ranks": (6, 5, 3)},
-        {"rows": (4, 8, 8, 4), "cols": (4, 8, 8, 4), "ranks": (2, 2, 2)},
-        {"rows": (5, 6), "cols": (6, 5), "ranks": (30,)},
-        {"rows": (4, 2, 8), "cols": (9, 3, 2), "ranks": (5, 2)},
-    ),
-    (
-        Mistake(lambda rows, cols, ranks: _directions(rows, cols, ranks)[0], "That is the plain sweep from the right."),
-        Mistake(
-            lambda rows, cols, ranks: min(_directions(rows, cols, ranks)),
-            "Both directions were tried, but no cores were merged.",
-        ),
-        Mistake(
-            lambda rows, cols, ranks: min(_sweep(*plan) for plan in _merged(rows, cols, ranks)),
-            "There are cheaper plans: the sweep can start at either end.",
-        ),
-        Mistake(
-            lambda rows, cols, ranks: min(_directions(*plan)[1] for plan in _merged(rows, cols, ranks)),
-            "There are cheaper plans: try the sweep from the right, too.",
-        ),
-        Mistake(
-            lambda rows, cols, ranks: max(max(_directions(*plan)) for plan in _merged(rows, cols, ranks)),
-            "That is the dearest plan.",
-        ),
-    ),
-)
 
 EXERCISES = (cp_conv_macs, tt_linear_from_left, strided_cp, equal_std, least_macs)

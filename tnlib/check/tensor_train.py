@@ -13,69 +13,73 @@ from tnlib.check.exercise import Exercise, Mistake
 _NOTEBOOK = "04_build_tensor_trains"
 
 
-class _Train(list[Tensor]):
+class Train(list[Tensor]):
     """Cores of a train; a list like any other that shows its sizes instead of its numbers."""
 
     def __repr__(self) -> str:
         return f"<train {', '.join('x'.join(map(str, core.shape)) for core in self)}>"
 
 
-def _train(shape: Sequence[int], ranks: Sequence[int], seed: int, shift: float = 0.0) -> _Train:
+def random_train(shape: Sequence[int], ranks: Sequence[int], seed: int, shift: float = 0.0) -> Train:
+    """A train of normal entries around `shift`."""
     generator, bonds = torch.Generator().manual_seed(seed), [1, *ranks, 1]
-    return _Train(
+    return Train(
         shift + torch.randn(bonds[q], size, bonds[q + 1], generator=generator, dtype=torch.float64)
         for q, size in enumerate(shape)
     )
 
 
-_HUGE = (2**16,) * 3  # to form such a tensor is impossible
-_FORBIDDEN = "The tensor of this input is too large to form, or to walk through: cores alone have to do."
+HUGE = (2**16,) * 3  # to form such a tensor is impossible
+FORBIDDEN = "The tensor of this input is too large to form, or to walk through: cores alone have to do."
 
 
-def _full(cores: Sequence[Tensor]) -> Tensor:
+def full(cores: Sequence[Tensor]) -> Tensor:
+    """The tensor of a train."""
     product = cores[0]
     for core in cores[1:]:
         product = torch.tensordot(product, core, 1)
     return product[0, ..., 0]
 
 
-def _sum(cores: Sequence[Tensor]) -> Tensor:
-    row = torch.ones(1, 1, dtype=torch.float64)
-    for core in cores:
-        row = row @ core.sum(1)
-    return row[0, 0]
+def _entry(cores: Sequence[Tensor], index: Sequence[int]) -> Tensor:
+    row = torch.ones(1, dtype=torch.float64)
+    for core, i in zip(cores, index, strict=True):
+        row = row @ core[:, i]
+    return row[0]
 
 
-def _entries(cores: Sequence[Tensor]) -> int:
-    return math.prod(core.shape[1] for core in cores)
-
-
-tt_sum = Exercise(
-    "tt_sum",
+tt_entry = Exercise(
+    "tt_entry",
     _NOTEBOOK,
-    _sum,
+    _entry,
     (
-        {"cores": _train((4, 3, 5), (2, 3), 1)},
-        {"cores": _train((2, 6, 3, 2), (2, 4, 2), 2)},
-        {"cores": _train((2,) * 16, (2,) * 15, 3, shift=0.5)},
+        {"cores": random_train((4, 3, 4), (2, 3), 1), "index": (3, 1, 2)},
+        {"cores": random_train((3, 5, 5, 3), (2, 4, 2), 2), "index": (0, 4, 1, 2)},
     ),
     (
         Mistake(
-            lambda cores: torch.stack([core.sum() for core in cores]).prod(),
+            lambda cores, index: torch.stack([c[:, i].sum() for c, i in zip(cores, index, strict=True)]).prod(),
             "Neighbours share a bond index: it has the same value in both cores, so it cannot be summed in each alone.",
         ),
-        Mistake(lambda cores: _sum(cores) / _entries(cores), "That is the mean of the entries."),
         Mistake(
-            lambda cores: _full([core[:, :1] for core in cores]).sum(),
-            "That is one entry: every mode's index must run over all its values.",
+            lambda cores, index: torch.stack([c[0, i, 0] for c, i in zip(cores, index, strict=True)]).prod(),
+            "You used one number of each matrix; a bond index runs over all its values.",
         ),
         Mistake(
-            lambda cores: torch.stack([core.sum() for core in cores]).sum(),
-            "That adds the numbers that are stored; an entry of the tensor is a product of matrices.",
+            lambda cores, index: _entry(cores, [i - 1 for i in index]),
+            "That is another entry: indices count from 0.",
+        ),
+        Mistake(
+            lambda cores, index: _entry(cores, index[::-1]),
+            "That is another entry: index[0] belongs to the first core.",
+        ),
+        Mistake(
+            lambda cores, index: torch.stack([c[:, i].norm() for c, i in zip(cores, index, strict=True)]).prod(),
+            "That is a bound: the norm of a product of matrices is at most the product of their norms.",
         ),
     ),
-    beyond=tuple({"cores": _train(sizes, (2, 2), 20)} for sizes in ((600,) * 3, _HUGE)),
-    forbidden=_FORBIDDEN,
+    beyond=tuple({"cores": random_train(sizes, (2, 2), 20), "index": (599, 0, 7)} for sizes in ((600,) * 3, HUGE)),
+    forbidden=FORBIDDEN,
 )
 
 
@@ -99,14 +103,14 @@ def _largest_ranks(tensor: Tensor, order: Sequence[int]) -> Tensor:
     return torch.tensor([min(math.prod(sizes[:q]), math.prod(sizes[q:])) for q in range(1, len(sizes))])
 
 
-_CHAIN = _full(_train((4, 5, 3, 6), (2, 3, 2), 4))
+_CHAIN = full(random_train((4, 5, 3, 6), (2, 3, 2), 4))
 
 tt_ranks = Exercise(
     "tt_ranks",
     _NOTEBOOK,
     _ranks,
     (
-        {"tensor": _full(_train((3, 4, 2, 3, 4), (2, 3, 3, 2), 5)), "order": (4, 1, 0, 3, 2)},
+        {"tensor": full(random_train((3, 4, 2, 3, 4), (2, 3, 3, 2), 5)), "order": (4, 1, 0, 3, 2)},
         {"tensor": _CHAIN, "order": (2, 0, 3, 1)},
         {"tensor": _CHAIN, "order": (1, 2, 0, 3)},
     ),
@@ -128,86 +132,59 @@ tt_ranks = Exercise(
 )
 
 
-def _inner(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
-    left = torch.ones(1, 1, dtype=torch.float64)
-    for a, b in zip(x, y, strict=True):
-        left = torch.einsum("cnb,cnd->bd", torch.einsum("ac,anb->cnb", left, a), b)
-    return left[0, 0]
+def _matrix_train(rows: Sequence[int], ranks: Sequence[int], seed: int, shift: float = 0.0) -> Train:
+    cores = random_train([n * n for n in rows], ranks, seed, shift)
+    return Train(core.reshape(len(core), n, n, -1) for core, n in zip(cores, rows, strict=True))
 
 
-def _distance(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
-    return (_inner(x, x) - 2 * _inner(x, y) + _inner(y, y)).sqrt()
+def _diagonal(cores: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.einsum("aiib->aib", core) for core in cores]
 
 
-tt_distance = Exercise(
-    "tt_distance",
+def _product(matrices: Sequence[Tensor]) -> Tensor:
+    row = torch.ones(1, 1, dtype=torch.float64)
+    for matrix in matrices:
+        row = row @ matrix
+    return row[0, 0]
+
+
+def _trace(cores: Sequence[Tensor]) -> Tensor:
+    return _product([core.sum(1) for core in _diagonal(cores)])
+
+
+tt_matrix_trace = Exercise(
+    "tt_matrix_trace",
     _NOTEBOOK,
-    _distance,
+    _trace,
     (
-        {"x": _train((4, 3, 5), (2, 3), 6), "y": _train((4, 3, 5), (3, 2), 7)},
-        {"x": _train((3,) * 9, (2,) * 8, 8, shift=0.5), "y": _train((3,) * 9, (3,) * 8, 9)},
+        {"cores": _matrix_train((2, 3, 2), (2, 3), 12)},
+        {"cores": _matrix_train((3, 2, 4, 2), (3, 4, 2), 13)},
+        {"cores": _matrix_train((2,) * 8, (2,) * 7, 14, shift=0.5)},
     ),
     (
         Mistake(
-            lambda x, y: (_inner(x, x).sqrt() - _inner(y, y).sqrt()).abs(),
-            "That is the difference of the norms, not the norm of the difference.",
-        ),
-        Mistake(lambda x, y: _distance(x, y) ** 2, "That is the squared distance."),
-        Mistake(
-            lambda x, y: (_inner(x, x) + 2 * _inner(x, y) + _inner(y, y)).sqrt(),
-            "That is the norm of the sum: check a sign.",
+            lambda cores: _product([core.sum((1, 2)) for core in cores]),
+            "That is the sum of all entries of the matrix, off the diagonal, too.",
         ),
         Mistake(
-            lambda x, y: (_inner(x, x) - _inner(x, y) + _inner(y, y)).abs().sqrt(),
-            "Multiply the square of a difference out again: how often does the mixed term occur?",
+            lambda cores: torch.stack([core.sum() for core in _diagonal(cores)]).prod(),
+            "Neighbours share a bond index: it cannot be summed in each core alone.",
         ),
         Mistake(
-            lambda x, y: (_inner(x, x) + _inner(y, y)).sqrt(),
-            "That would hold for orthogonal tensors; these two are not.",
+            lambda cores: _product([core[:, 0, 0] for core in cores]),
+            "That is the first entry of the diagonal: every digit must run over all its values.",
+        ),
+        Mistake(
+            lambda cores: _trace(cores) / math.prod(core.shape[1] for core in cores),
+            "That is the mean of the diagonal.",
+        ),
+        Mistake(
+            lambda cores: full(_diagonal(cores)).prod(),
+            "That multiplies the entries of the diagonal; a trace adds them.",
         ),
     ),
-    tolerance=1e-5,
-    beyond=({"x": _train(_HUGE, (2, 2), 21), "y": _train(_HUGE, (1, 3), 22)},),
-    forbidden=_FORBIDDEN,
-)
-
-
-def _ring(sites: int, coupling: float) -> float:
-    return (2 * math.cosh(coupling)) ** sites + (2 * math.sinh(coupling)) ** sites
-
-
-ising_ring = Exercise(
-    "ising_ring",
-    _NOTEBOOK,
-    _ring,
-    (
-        {"sites": 3, "coupling": 0.7},
-        {"sites": 5, "coupling": -0.4},
-        {"sites": 6, "coupling": 0.3},
-        {"sites": 40, "coupling": 0.5},
-    ),
-    (
-        Mistake(
-            lambda sites, coupling: 2 * (2 * math.cosh(coupling)) ** (sites - 1),
-            "That is the open chain: the ring has one more bond, between the last spin and the first.",
-        ),
-        Mistake(
-            lambda sites, coupling: (2 * math.cosh(coupling)) ** sites,
-            "You kept the larger eigenvalue; a trace is a sum over both.",
-        ),
-        Mistake(
-            lambda sites, coupling: _ring(sites - 1, coupling),
-            "One factor is missing: how many bonds has a ring of that many spins?",
-        ),
-        Mistake(
-            lambda sites, coupling: (2 * math.cosh(coupling)) ** sites + abs(2 * math.sinh(coupling)) ** sites,
-            "Right for positive couplings; one of the eigenvalues can be negative.",
-        ),
-        Mistake(
-            lambda sites, coupling: math.cosh(coupling) ** sites + math.sinh(coupling) ** sites,
-            "Off by a power of two: check the eigenvalues of the 2 x 2 transfer matrix.",
-        ),
-    ),
+    beyond=tuple({"cores": _matrix_train(rows, (2, 2), 24)} for rows in ((24,) * 3, (128,) * 3)),
+    forbidden="The matrix of this input is too large to form, or to walk through: cores alone have to do.",
 )
 
 
@@ -251,9 +228,9 @@ tt_singular_values = Exercise(
     _NOTEBOOK,
     _bond_values,
     (
-        {"cores": _train((4, 3, 5, 4), (3, 4, 2), 10), "q": 2},
-        {"cores": _train((4, 3, 5, 4), (3, 4, 2), 10), "q": 1},
-        {"cores": _train((3,) * 8, (3, 4, 5, 4, 5, 4, 3), 11), "q": 5},
+        {"cores": random_train((4, 3, 5, 4), (3, 4, 2), 10), "q": 2},
+        {"cores": random_train((4, 3, 5, 4), (3, 4, 2), 10), "q": 1},
+        {"cores": random_train((3,) * 8, (3, 4, 5, 4, 5, 4, 3), 11), "q": 5},
     ),
     (
         Mistake(
@@ -268,8 +245,8 @@ tt_singular_values = Exercise(
             "Right up to one factor: the tensor's norm got lost.",
         ),
     ),
-    beyond=({"cores": _train(_HUGE, (2, 2), 23), "q": 1},),
-    forbidden=_FORBIDDEN,
+    beyond=({"cores": random_train(HUGE, (2, 2), 23), "q": 1},),
+    forbidden=FORBIDDEN,
 )
 
-EXERCISES = (tt_sum, tt_ranks, tt_distance, ising_ring, tt_singular_values)
+EXERCISES = (tt_entry, tt_ranks, tt_matrix_trace, tt_singular_values)

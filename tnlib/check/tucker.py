@@ -36,9 +36,10 @@ def _product(tensor: Tensor, matrix: Tensor, mode: int) -> Tensor:
     return product.movedim(0, mode)
 
 
-def _decaying(*shape: int, decay: float) -> Tensor:
+def _decaying(*shape: int, decay: float, seed: int | None = None) -> Tensor:
     """A random tensor whose singular values fall in every mode, faster in the later ones."""
-    tensor = torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(sum(shape) if seed is None else seed)
+    tensor = torch.randn(shape, generator=generator, dtype=torch.float64)
     for q, n in enumerate(shape):
         scale = torch.exp(-decay * (1 + 0.3 * q) * torch.arange(n, dtype=torch.float64))
         tensor = tensor * scale.reshape([n if p == q else 1 for p in range(len(shape))])
@@ -58,7 +59,7 @@ generic_multilinear_rank = Exercise(
         Mistake(lambda shape: tuple(shape), "A 2 x 3 x 7 tensor has 7 slices, but they live in a space of 2 x 3."),
         Mistake(
             lambda shape: tuple(math.prod(shape) // n for n in shape),
-            "The unfolding of mode q has I_q rows; can its rank exceed that?",
+            "The unfolding of mode n has I_n rows; can its rank exceed that?",
         ),
         Mistake(
             lambda shape: tuple(min(n, sum(shape) - n) for n in shape),
@@ -114,6 +115,23 @@ def _swapped(kernel: Tensor, budget: int) -> tuple[int, int]:
     return b, a
 
 
+def _adapted(kernel: Tensor, budget: int, sweeps: int) -> tuple[int, int]:
+    """The best pair when the second factor is computed from what the first has left, `sweeps` times in turn."""
+
+    def kept(a: int, b: int) -> float:
+        U, V = _left(kernel, 0)[:, :a], _left(kernel, 1)[:, :b]
+        for sweep in range(sweeps):
+            if sweep:
+                U = _left(_product(kernel, V.mT, 1), 0)[:, :a]
+            V = _left(_product(kernel, U.mT, 0), 1)[:, :b]
+        return float(_product(_product(kernel, U.mT, 0), V.mT, 1).square().sum())
+
+    fitting = [pair for pair in _pairs(kernel)[1] if _count(kernel, *pair) <= budget]
+    return max(fitting, key=lambda pair: kept(*pair))
+
+
+_NOT_HOSVD = "Do your factors adapt to each other? Truncated HOSVD takes both bases from the kernel itself."
+
 tucker2_ranks = Exercise(
     "tucker2_ranks",
     _NOTEBOOK,
@@ -123,6 +141,7 @@ tucker2_ranks = Exercise(
         {"kernel": _decaying(6, 11, 3, 1, decay=0.3), "budget": 103},
         {"kernel": _decaying(8, 7, 1, 3, decay=0.1), "budget": 90},
         {"kernel": _decaying(5, 5, 3, 3, decay=0.4), "budget": 56},
+        {"kernel": _decaying(6, 6, 1, 3, decay=0.02, seed=0), "budget": 72},  # HOOI and ST-HOSVD have another best pair
     ),
     (
         Mistake(_swapped, "R_T comes first, then R_S, as the kernel's modes do."),
@@ -139,6 +158,8 @@ tucker2_ranks = Exercise(
             "A chain that has exactly `budget` parameters is allowed.",
         ),
         Mistake(_smallest_bound, "You minimised the sum of the discarded energies, a bound. The core knows the error."),
+        Mistake(lambda kernel, budget: _adapted(kernel, budget, 8), _NOT_HOSVD),  # HOOI
+        Mistake(lambda kernel, budget: _adapted(kernel, budget, 1), _NOT_HOSVD),  # ST-HOSVD
         Mistake(_largest, "You spend as many parameters as you can; ask which pair loses least."),
     ),
 )
@@ -167,6 +188,17 @@ def _parallel(tensor: Tensor, rel_error: float) -> tuple[int, ...]:
     return tuple(max(1, int((tail > allowed).sum())) for tail in tails)
 
 
+def _from_the_original(tensor: Tensor, rel_error: float) -> tuple[int, ...]:
+    """What is left over is handed on, but every step looks at the original tensor."""
+    left, ranks = (rel_error * float(tensor.norm())) ** 2, []
+    for q in range(tensor.ndim):
+        energies = _energies(tensor, q)
+        tails = energies.flip(0).cumsum(0).flip(0)
+        ranks.append(max(1, int((tails > left / (tensor.ndim - q)).sum())))
+        left -= float(energies[ranks[-1] :].sum())
+    return tuple(ranks)
+
+
 st_hosvd_ranks = Exercise(
     "st_hosvd_ranks",
     _NOTEBOOK,
@@ -178,6 +210,13 @@ st_hosvd_ranks = Exercise(
         {"tensor": _decaying(8, 9, 10, decay=0.1), "rel_error": 0.6},
     ),
     (
+        Mistake(
+            _from_the_original, "You take the energies of the original tensor; what is already gone is paid twice."
+        ),
+        Mistake(
+            lambda tensor, rel_error: _sequential(tensor, rel_error**0.5),
+            "Energies are squares of errors: is the tolerance squared, too?",
+        ),
         Mistake(_parallel, "Those are the ranks of HOSVD: the later modes must see the truncated tensor."),
         Mistake(
             lambda tensor, rel_error: _sequential(

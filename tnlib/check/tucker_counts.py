@@ -101,7 +101,11 @@ cheapest_st_hosvd = Exercise(
             lambda shape, ranks: max(_macs(shape, ranks, order) for order in _orders(shape)),
             "That is the most expensive order.",
         ),
-        Mistake(_products_only, "The Gram matrices cost, too: I_q MACs for each entry of the current tensor."),
+        Mistake(_products_only, "The Gram matrices cost, too: I_n MACs for each entry of the current tensor."),
+        Mistake(
+            lambda shape, ranks: min(_macs(sizes, ranks, range(len(ranks))) for sizes in itertools.permutations(shape)),
+            "You reorder the sizes, but their ranks stay behind.",
+        ),
         Mistake(
             lambda shape, ranks: math.prod(shape) * (sum(shape) + sum(ranks)),
             "You count every step at full size; the tensor shrinks after each of them.",
