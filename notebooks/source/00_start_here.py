@@ -23,11 +23,12 @@
 # | 01 work with tensors | How do you unfold, multiply and draw tensors, and in which order do you contract them? |
 # | 02 fit CPD | When is a sum of rank-one terms unique, when does it not exist, and how do you fit it? |
 # | 03 truncate Tucker | What does a truncation lose at most, and what is a core? |
-# | 04 build tensor trains | How do you compute with a tensor of $2^{40}$ entries? Which format for what? |
+# | 04 build tensor trains | Which errors can a train promise, and which format suits which data? |
 # | 05 couple third-order trains | How does one hard problem of high order become a chain of easy ones of order three? |
 # | 06 build tensor layers | How does each format become a sequence of ordinary layers, and how does it learn? |
 # | 07 measure what it costs | Why do few multiplications not make a fast layer, and what does? |
 # | 10 run a study | How do you decide by experiment: parameters, sweeps, statistics? |
+# | 20 compute with trains | How do you compute with a tensor of $2^{40}$ entries? What does each format cost? |
 #
 # Notation and terms are collected in [GLOSSARY.md](GLOSSARY.md). Words that a later lesson explains are explained here in
 # half a sentence each.
@@ -150,7 +151,7 @@ print(
 # matrix? The **Eckart-Young theorem** (1936) says: the best rank-$R$ approximation keeps the first $R$ singular triplets (a
 # singular value with its two vectors), and
 #
-# $$\|\mathbf W - \mathbf W_R\|_F^2 = \sum_{r > R} \sigma_r^2 .$$
+# $$\|\mathbf W - \mathbf W_R\|_F^2 = \sum_{r \ge R} \sigma_r^2 .$$
 #
 # We never state such a thing without testing it:
 

@@ -2,9 +2,8 @@
 # # Build tensor layers: every format is a chain of ordinary layers
 #
 # **What you'll do.** Turn each format into a layer that computes with the factors and never forms the weight: five for
-# `nn.Linear`, seven for `nn.Conv2d`, one for `nn.Conv1d`, one for `nn.Embedding`. Write each by hand, and put all of
-# them through one test. Freeze layers for use. Then find out how to initialise them, and train a TT network from scratch
-# and from a trained one.
+# `nn.Linear`, seven for `nn.Conv2d`, one each for `nn.Conv1d` and `nn.Embedding`. Put all of them through one test. Freeze
+# layers for use. Then find out how to initialise them, and train a TT network from scratch and from a trained one.
 #
 # **What you'll learn.** How to derive a layer from a decomposition: move the sums inwards. Where stride and padding go,
 # and what happens when they go elsewhere. Why the order of contraction is part of a layer's design. Why the obvious
@@ -49,8 +48,8 @@ subset, epochs, runs = {"quick": ("embedded", 2, 1), "full": ("full", 8, 3)}[pro
 # ## The question
 #
 # Notebooks 01 to 04 turn a weight into factors. A network needs more: it must *apply* them. The lazy way multiplies the
-# factors out and calls the ordinary layer. It saves storage and nothing else, and it pays for the multiplying out
-# in every step. The other way never forms the weight. How do you find it?
+# factors out and calls the ordinary layer. It saves storage, pays for the multiplying out in every step, and for small batches
+# saves nothing else. The other way never forms the weight. How do you find it?
 #
 # **The recipe.** Write the output as a sum over all indices, with the decomposition put in for the weight. Then move
 # each sum as far inwards as it goes. Every inner sum that is left is a layer.
@@ -60,8 +59,8 @@ subset, epochs, runs = {"quick": ("embedded", 2, 1), "full": ("full", 8, 3)}[pro
 #
 # $$y_i = \sum_j w_{ij} x_j = \sum_j \sum_r a_{ir} b_{rj} x_j = \sum_r a_{ir} \underbrace{\Big(\sum_j b_{rj} x_j\Big)}_{\text{a linear layer to } R \text{ features}} .$$
 #
-# Two linear layers, without anything between them. As code: `forward` computes with factors; `weight` says which
-# matrix they stand for. We keep the pair for each format.
+# Two linear layers, without anything between them. We write a pair of functions for each format: one computes with the
+# factors, the other says which matrix they stand for.
 
 
 # %%
@@ -128,8 +127,13 @@ assert params == work == R * (M + N)
 print(f"same function, same gradients; {params} parameters and MACs, dense {M * N}")
 
 # %% [markdown]
-# **Predict, then reveal.** From which rank on are two layers dearer than one? $R (M + N) < MN$ gives
-# $R < MN / (M + N)$: for a square weight, less than *half* the size.
+# **Predict, then reveal.** From which rank on are the two layers no cheaper than the dense one? Predict it for a square
+# weight first.
+#
+# <details><summary>Answer</summary>
+#
+# $R (M + N) < MN$ gives $R < MN / (M + N)$: for a square weight, less than *half* the size.
+# </details>
 
 # %% jupyter={"outputs_hidden": true}
 for m, n in ((1024, 1024), (4096, 25088), (10, 1024)):
@@ -140,32 +144,37 @@ for m, n in ((1024, 1024), (4096, 25088), (10, 1024)):
 # %% [markdown]
 # ## Linear layers with digits
 #
-# To use a tensor format on a matrix, write its indices in digits: $i = (i_0, \dots, i_{d-1})$ with sizes $m_k$,
-# $\prod m_k = M$, and $j = (j_0, \dots, j_{d-1})$ with sizes $n_k$, $\prod n_k = N$. The weight is a tensor of order
+# To use a tensor format on a matrix, write its indices in digits: $i = (i_0, \dots, i_{d-1})$ with sizes $m_q$,
+# $\prod m_q = M$, and $j = (j_0, \dots, j_{d-1})$ with sizes $n_q$, $\prod n_q = N$. The weight is a tensor of order
 # $2d$, the input one of order $d$ (and a batch). Modes and digits are numbered from 0; row-major, the last digit runs
-# fastest, so turning a vector into digits is a `reshape`. With $d = 2$, the three networks (`b` is the batch, $j$,
-# $k$ are input digits, $m$, $n$ output digits):
+# fastest, so turning a vector into digits is a `reshape`. With $d = 2$ (`b` counts the samples of a batch; `j`, `k` are the
+# two input digits, `m`, `n` the two output digits):
 
 # %%
-fig, axes = plt.subplots(1, 3, figsize=(10, 3.9))
+fig, axes = plt.subplots(1, 3, figsize=(11, 3), width_ratios=(4.2, 4.6, 2.6))
 networks = {
-    "CP: one index joins all factors": ("bjk,mr,nr,jr,kr->bmn", ("x", "A0", "A1", "B0", "B1")),
-    "Tucker: a core in the middle": ("bjk,jc,efcd,me,nf,kd->bmn", ("x", "V0", "G", "U0", "U1", "V1")),
-    "TT-matrix: cores pair the digits": ("bjk,mjq,qnk->bmn", ("x", "G0", "G1")),
-}
-for ax, (title, (equation, names)) in zip(axes, networks.items(), strict=True):
-    plots.einsum_graph(equation, names=names, ax=ax).set_title(title, loc="center")
+    "CP: one index joins all factors": (
+        "bjk,jr,kr,mr,nr->bmn", ("x", "B0", "B1", "A0", "A1"), [(0, 0.5), (1, 1), (1, 0), (2.6, 1), (2.6, 0)]),
+    "Tucker: a core in the middle": (
+        "bjk,jc,kd,efcd,me,nf->bmn", ("x", "V0", "V1", "G", "U0", "U1"),
+        [(0, 0.5), (1, 1), (1, 0), (2, 0.5), (3, 1), (3, 0)]),
+    "TT-matrix: cores pair digits": ("bjk,mjq,qnk->bmn", ("x", "G0", "G1"), [(0.5, 0), (0, 1), (1, 1)]),
+}  # fmt: skip
+for ax, (title, (equation, names, at)) in zip(axes, networks.items(), strict=True):
+    plots.einsum_graph(equation, names=names, at=at, ax=ax).set_title(title, loc="center")
+    ax.set_anchor("N")
 plt.show()
 
 # %% [markdown]
 # ### CP: shrink, then expand
 #
-# $w_{i_0 \dots j_{d-1}} = \sum_r \prod_k a^{(k)}_{i_k r} \prod_k b^{(k)}_{j_k r}$. Put in, and moved inwards:
+# Factors $\mathbf A_q$ ($m_q \times R$) for the outputs, $\mathbf B_q$ ($n_q \times R$) for the inputs:
+# $w_{i_0 \dots j_{d-1}} = \sum_r \prod_q a^{(q)}_{i_q r} \prod_q b^{(q)}_{j_q r}$. Put in, and moved inwards:
 #
-# $$y_{i_0 \dots i_{d-1}} = \sum_r \Big(\prod_k a^{(k)}_{i_k r}\Big) \Big[ \sum_{j_0} b^{(0)}_{j_0 r} \cdots \sum_{j_{d-1}} b^{(d-1)}_{j_{d-1} r}\, x_{j_0 \dots j_{d-1}} \Big] .$$
+# $$y_{i_0 \dots i_{d-1}} = \sum_r \Big(\prod_q a^{(q)}_{i_q r}\Big) \Big[ \sum_{j_0} b^{(0)}_{j_0 r} \cdots \sum_{j_{d-1}} b^{(d-1)}_{j_{d-1} r}\, x_{j_0 \dots j_{d-1}} \Big] .$$
 #
-# The bracket shrinks the input to $R$ numbers, one digit after another, the last first. The rest expands. The index $r$
-# is summed only at the very end.
+# The bracket shrinks the input to $R$ numbers, one digit after another, the last first. The rest expands: digit after
+# digit of the output is appended. The index $r$ is summed only at the very end.
 
 
 # %%
@@ -182,7 +191,7 @@ def cp_linear(x, *factors):
 
 # %% [markdown]
 # The rows of a Khatri-Rao product carry the digits in the same order, so the weight is
-# $\mathbf W = (\mathbf A_0 \odot \cdots \odot \mathbf A_{d-1}) (\mathbf B_0 \odot \cdots \odot \mathbf B_{d-1})^{\mathsf T}$.
+# $\mathbf W = (\mathbf A_0 \odot \cdots \odot \mathbf A_{d-1}) (\mathbf B_0 \odot \cdots \odot \mathbf B_{d-1})^\top$.
 
 
 # %%
@@ -192,8 +201,8 @@ def cp_weight(*factors):
 
 
 # %% [markdown]
-# $R \sum_k (m_k + n_k)$ parameters. Shrinking digit $k$ takes $R\, n_0 \cdots n_k$ MACs; of expanding, only the last
-# step is a matrix product, with $RM$.
+# $R \sum_q (m_q + n_q)$ parameters. Shrinking digit $q$ takes $R\, n_0 \cdots n_q$ MACs; of expanding, only the last
+# step is a matrix product, with $RM$. (Those before it only multiply, $R\, m_0 \cdots m_q$ times, which torch does not count.)
 
 # %%
 rows, cols, R = (3, 5, 2), (4, 2, 3), 4
@@ -205,11 +214,13 @@ print(f"CP, rank {R}: {params} parameters, {work} MACs a sample; dense {30 * 24}
 
 # %% [markdown]
 # Look at $\mathbf W$ again: it is a product of an $M \times R$ and an $R \times N$ matrix. **CP on digits is an SVD
-# format whose two layers are themselves compressed.** It stores far less, but its matrix rank cannot exceed $R$.
+# format whose two layers are themselves compressed.** It stores far less than an SVD of rank $R$, but the rank of its
+# matrix cannot exceed $R$ either.
 #
 # ### Tucker: change basis, mix, change basis back
 #
-# $w_{i j} = \sum g_{e_0 \dots c_{d-1}} \prod_k u^{(k)}_{i_k e_k} \prod_k v^{(k)}_{j_k c_k}$. The sums over input digits
+# A core $\mathcal G$ and factors $\mathbf U_q$ ($m_q \times t_q$), $\mathbf V_q$ ($n_q \times t'_q$):
+# $w_{i j} = \sum g_{e_0 \dots c_{d-1}} \prod_q u^{(q)}_{i_q e_q} \prod_q v^{(q)}_{j_q c_q}$. The sums over input digits
 # go inwards one by one; what remains in the middle is a small dense linear layer, the core.
 
 
@@ -254,14 +265,14 @@ print(f"Tucker: {params} parameters, {work} MACs a sample")
 # %% [markdown]
 # ### TT-matrix: the sweep
 #
-# Core $k$ has shape $R_k \times m_k \times n_k \times R_{k+1}$ (notebook 04). The sums over the *last* digit and over
-# no bond but its own go in first, and so on to the left:
+# Core $\mathcal G_q$ has shape $R_q \times m_q \times n_q \times R_{q+1}$ (notebook 04). The sum over the *last* digit goes
+# in first, then the one over the digit before it and the bond between the two cores, and so on to the left:
 #
 # $$y_{i_0 \dots} = \sum_{j_0, r_1} g^{(0)}_{i_0 j_0 r_1} \Big[ \sum_{j_1, r_2} g^{(1)}_{r_1 i_1 j_1 r_2} \Big[ \cdots \sum_{j_{d-1}} g^{(d-1)}_{r_{d-1} i_{d-1} j_{d-1}}\, x_{j_0 \dots j_{d-1}} \Big] \Big] .$$
 #
-# Keep the state so that what comes next stands last: (outputs so far, batch, digits to come, bond). A core as a
-# matrix $n_k R_{k+1} \times R_k m_k$ acts on the end; then the new output digit moves to the front. One matrix
-# product and one transposition a core:
+# Call what is in the brackets the *state*, and keep it so that what comes next stands last: (outputs so far, batch,
+# digits to come, bond). A core as a matrix $n_q R_{q+1} \times R_q m_q$ acts on the end; then the new output digit moves
+# to the front. One matrix product and one transposition a core: a **sweep**.
 
 
 # %%
@@ -283,9 +294,9 @@ def tt_weight(*cores):
 
 
 # %% [markdown]
-# Core $k$ acts once for each of the digits still to come and outputs already done:
+# Core $q$ acts once for each value of the input digits still to come and of the output digits already done:
 #
-# $$\text{MACs} = \sum_k (R_k m_k)(n_k R_{k+1}) \cdot \underbrace{n_0 \cdots n_{k-1}}_{\text{to come}} \cdot \underbrace{m_{k+1} \cdots m_{d-1}}_{\text{done}} .$$
+# $$\text{MACs} = \sum_q (R_q m_q)(n_q R_{q+1}) \cdot \underbrace{n_0 \cdots n_{q-1}}_{\text{to come}} \cdot \underbrace{m_{q+1} \cdots m_{d-1}}_{\text{done}} .$$
 
 
 # %%
@@ -319,22 +330,27 @@ eye = torch.eye(64, dtype=torch.float64)
 as_ttm = decompose.tt_matrix(eye, (4,) * 3, (4,) * 3, rel_error=1e-10)
 as_tt = decompose.tt(eye.reshape((4,) * 6), rel_error=1e-10)
 multilinear = decompose.tucker(eye.reshape((4,) * 6), rel_error=1e-10).core.shape
-assert list(as_ttm.rank) == [1, 1, 1, 1]
-assert list(as_tt.rank) == [1, 4, 16, 64, 16, 4, 1]
-assert tuple(multilinear) == (4,) * 6
-assert torch.linalg.matrix_rank(cp_weight(*[rand(4, 5) for _ in range(6)])) == 5
 print("identity: TT-matrix ranks", as_ttm.rank[1:-1], " Tucker ranks", tuple(multilinear))
 print("train through all row digits, then all column digits:", as_tt.rank[1:-1], " CP and SVD: 64 terms at least")
 
 # %% [markdown]
-# CP with $R$ terms has matrix rank $R$ at most, Tucker the product of its input ranks at most. A plain train, through the
-# row digits $i_0, \dots, i_{d-1}$ and then the column digits, has the matrix rank in its middle: cut there, it is a
-# product of two matrices. What makes the TT-matrix different is that it *pairs* the digits. Of rank 1 it
-# is a Kronecker product of small matrices and can have *full* matrix rank. Novikov et al. (2015)
-# report a layer with 25088 inputs stored by a few hundred numbers with little loss, where matrices of low rank lost
-# far more: high matrix rank at few parameters is what a TT-matrix has and they have not.
+# <details><summary>Why</summary>
+#
+# With $R$ terms a CP weight has matrix rank $R$ at most; Tucker the product of its input ranks at most, and of its output
+# ranks. A plain train, through the row digits $i_0, \dots, i_{d-1}$ and then the column digits, has a middle rank of at
+# least the matrix rank: cut there, it is a product of two matrices. What makes the TT-matrix different is that it
+# *pairs* the digits. Of rank 1 it is a Kronecker product of small matrices and can have *full* matrix rank; the identity
+# is $\mathbf I_4 \otimes \mathbf I_4 \otimes \mathbf I_4$.
+# </details>
+#
+# Novikov et al. (2015, table 2, as reported, not re-read) store a layer with 25088 inputs by a few hundred numbers with
+# little loss of accuracy, where matrices of low rank lose far more. A high matrix rank is a plausible reason, not proved.
 
 # %%
+assert list(as_ttm.rank) == [1, 1, 1, 1]
+assert list(as_tt.rank) == [1, 4, 16, 64, 16, 4, 1]
+assert tuple(multilinear) == (4,) * 6
+assert torch.linalg.matrix_rank(cp_weight(*[rand(4, 5) for _ in range(6)])) == 5
 tucker_rank = torch.linalg.matrix_rank(tucker_weight(core, *tucker_factors))
 kronecker = torch.linalg.matrix_rank(tt_weight(*random_cores((4,) * 3, (4,) * 3, (1, 1))))
 assert tucker_rank <= min(math.prod(inner_rows), math.prod(inner_cols))
@@ -345,8 +361,7 @@ print(f"matrix rank: Tucker {tucker_rank} of 24, limited by its core; TT of rank
 # ### By hand = `layers.factorize`
 #
 # The layers of `tnlib` are these; there, a TT-matrix is the format `ttm`, and `tt` is the plain train of the weight. Its
-# cores have a row digit or a column digit, the other has size 1, so our sweep applies it as it is. Take a layer with
-# its factors, hand those to our function:
+# cores have a row digit or a column digit, the other has size 1, so our sweep applies it as it is:
 
 # %%
 dense = nn.Linear(24, 30, dtype=torch.float64)
@@ -376,7 +391,7 @@ print("cores of tt:", [tuple(core.shape) for core in made["tt"].factors()])
 #
 # The sweep could as well run from the left. Same result, other MACs, because other digits are expanded early:
 #
-# $$\text{MACs}_{\rightarrow} = \sum_k (m_k R_{k+1})(R_k n_k) \cdot m_0 \cdots m_{k-1} \cdot n_{k+1} \cdots n_{d-1} .$$
+# $$\text{MACs}_{\rightarrow} = \sum_q (m_q R_{q+1})(R_q n_q) \cdot m_0 \cdots m_{q-1} \cdot n_{q+1} \cdots n_{d-1} .$$
 #
 # That is the sweep from the right for the mirrored train: reverse all lists. Novikov et al.'s layer for VGG, 25088 to
 # 4096, rank 4:
@@ -385,13 +400,15 @@ print("cores of tt:", [tuple(core.shape) for core in made["tt"].factors()])
 inputs, outputs, ranks = (2, 7, 8, 8, 7, 4), (4,) * 6, (4,) * 5
 from_right = sweep_macs(outputs, inputs, ranks)
 from_left = sweep_macs(outputs[::-1], inputs[::-1], ranks[::-1])
-full_size = math.prod(inputs) * math.prod(outputs)
+full_size, R = math.prod(inputs) * math.prod(outputs), [1, *ranks, 1]
+expanded = [math.prod(outputs[: q + 1]) * math.prod(inputs[q:]) for q in range(6)]
+assert from_left == sum(R[q] * R[q + 1] * expanded[q] for q in range(6))
 print(f"from the right {from_right:,}; from the left {from_left:,}; dense {full_size:,}")
 
 # %% [markdown]
-# And neighbours may be **merged** first, $r$ summed: cores $k$ and $k + 1$ become one, with digits $m_k m_{k+1}$ and
-# $n_k n_{k+1}$. That costs something once, when the weights change, not once a sample. A merged core stores more and
-# saves a pass over the state. Whether it saves MACs is a matter of counting. There are $2^{d-1}$ ways to merge
+# And neighbours may be **merged** first, their bond summed: cores $q$ and $q + 1$ become one, with digits $m_q m_{q+1}$
+# and $n_q n_{q+1}$. That costs something once, when the weights change, not once a sample. A merged core stores more,
+# unless the bond is large, and saves a pass over the state. Whether it saves MACs is a matter of counting. There are $2^{d-1}$ ways to merge
 # neighbours, and two directions.
 
 
@@ -434,25 +451,33 @@ table = pd.DataFrame(plans(outputs, inputs, ranks), columns=["cut at", "directio
 )
 assert set(table.loc[table["cut at"] == (), "MACs"]) == {full_size}
 assert len(table) == 64
+assert table.MACs.min() < from_right < from_left < full_size < table.MACs.max()
 table.assign(MACs=table.MACs.map("{:,}".format)).iloc[[0, 1, 2, 3, -2, -1]]
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 fig, ax = plt.subplots()
 for direction, part in table.groupby("direction"):
     ax.plot(range(1, 33), part.MACs / 1e6, "o-", markersize=3, label=direction)
 ax.plot([1, 32], [full_size / 1e6] * 2, "--", color="0.4", linewidth=1)
 ax.text(1, full_size / 1e6 * 1.1, "dense", color="0.4")
 ax.set(yscale="log", xlim=(0, 42), xlabel="plan (which cores are merged), sorted", ylabel="million MACs a sample")
-ax.set_title(f"One layer, one result, {table.MACs.min() / 1e6:.1f} to {table.MACs.max() / 1e6:.0f} million MACs")
+ax.set_yticks([5, 10, 20, 50, 100, 200], ["5", "10", "20", "50", "100", "200"])
+ax.minorticks_off()
+ax.set_title(
+    f"One layer, one result: the dearest plan takes {table.MACs.max() / table.MACs.min():.0f} times the cheapest"
+)
 plots.label_lines(ax)
 plt.show()
 
 # %% [markdown]
-# Why does the right end win? The first stage decides how large the state becomes. From the left it sums over 2 values
-# and puts $4 \cdot 4$ in their place: eight times as many. From the right it sums over 4 for 16; with the last two
-# cores merged, over 28 for
-# 64. *Start where a stage shrinks most, or grows least.* Some plans cost more than the dense layer, for the same
-# function: a format without an order is only half a layer.
+# <details><summary>Why does the right end win?</summary>
+#
+# The first stage decides how large the state becomes. From the left it sums over 2 values and puts $4 \cdot 4$ in their
+# place: eight times as many. From the right it sums over 4 for 16; with the last two cores merged, over 28 for 64. A rule
+# of thumb, no theorem: *start where a stage shrinks most, or grows least.*
+# </details>
+#
+# Some plans cost more than the dense layer, for the same function: a format without an order is only half a layer.
 #
 # `layers.TTMLinear` looks for its order by itself, for each batch size, with a model of time instead of MACs. It says
 # what it found (and predicts):
@@ -467,8 +492,8 @@ print(vgg.explain(1))
 # 07.
 #
 # And when is it right to rebuild the weight? Multiplying out costs the same for any batch; each sample then costs
-# $MN$. So rebuilding never pays as long as the sweep takes fewer than $MN$ MACs a sample. Otherwise it pays from some
-# batch size on. Count for 1024 x 1024 in digits $4^5$:
+# $MN$. In MACs, rebuilding never pays as long as the sweep takes at most $MN$ a sample. Otherwise it pays from some
+# batch size on. Count for 1024 x 1024 in digits $4^5$, the plain sweep from the right:
 
 # %%
 for r in (4, 8, 16):
@@ -481,9 +506,9 @@ for r in (4, 8, 16):
 # %% [markdown]
 # ## Train the factors, freeze the layer for use
 #
-# When may cores be merged? A layer computes from its parameters *as they are now*. In training they change in every
-# step, so what was merged a step ago is wrong. A factorized layer therefore keeps nothing but its factors: what it merges,
-# it merges anew in each call. Change a core, and the next output follows:
+# When may cores be merged? In training they change in every step, so what was merged a step ago is wrong. A factorized
+# layer therefore keeps nothing but its factors: what it merges, it merges anew in each call. Change a core, and the next
+# output follows:
 
 # %%
 core, x = vgg.factors()[0], torch.rand(1, 25088, generator=generator)
@@ -509,8 +534,8 @@ with torch.no_grad():
 print("frozen: the output of the model when it was frozen; the model goes on by itself")
 
 # %% [markdown]
-# **Predict, then reveal.** How much faster is a single sample? (Times of factorized layers in these lessons are those of
-# frozen layers where inference is meant, and those of the layer itself where a training step is.)
+# **Predict, then reveal.** How much faster is a single sample? (In these lessons times of inference are those of frozen
+# layers, times of training steps those of the layer itself.)
 
 # %% tags=["nbval-ignore-output"] jupyter={"outputs_hidden": true}
 timed = measure.compare({"the layer": vgg, "frozen": frozen}, x, rounds=30)
@@ -519,24 +544,14 @@ print(f"the layer {timed.timings['the layer'].median:.2f} ms, frozen {timed.timi
 print(f"frozen is {median:.1f} times as fast (10 % to 90 %: {low:.1f} to {high:.1f})")
 
 # %% [markdown]
-# A frozen model has no factors any more that could learn. Asked for a gradient or put in training mode, it says so
-# instead of returning something wrong:
-
+# A frozen model has no factors any more that could learn, and says so:
 
 # %%
-def refusal(action):
-    try:
-        action()
-    except RuntimeError as error:
-        return str(error)
-    return "no error"
-
-
-# %%
-for action in (lambda: frozen(x.requires_grad_()), frozen.train):
-    message = refusal(action)
-    assert "frozen" in message
-    print(message)
+try:
+    frozen.train()
+    raise AssertionError("a frozen model has to refuse")
+except RuntimeError as error:
+    print(error)
 
 # %% [markdown]
 # ## Convolutions
@@ -601,8 +616,8 @@ def spatial_kernel(V, H):
 
 
 # %% [markdown]
-# MACs: a stage's weights, times the places where it is applied. After the vertical stage the image is `height` x 6: not
-# yet narrowed.
+# MACs: a stage's weights, times the places of its output. After the vertical stage the image is `height` x 6: still as
+# wide as the input.
 
 # %%
 places, halfway, R = height * width, height * 6, 2
@@ -615,6 +630,7 @@ print("svd and spatial_svd: same function, gradients and counts right")
 # %% [markdown]
 # ### CP: four stages (Lebedev et al. 2015)
 #
+# Factors $\mathbf A, \mathbf B, \mathbf C, \mathbf D$ of the modes 0 to 3:
 # $k_{tsab} = \sum_r a_{tr}\, b_{sr}\, c_{ar}\, d_{br}$. Moved inwards:
 #
 # $$y_{tp} = \sum_r a_{tr} \Big[ \sum_b d_{br} \Big[ \sum_a c_{ar} \Big[ \sum_s b_{sr}\, x_{s, \dots} \Big] \Big] \Big] .$$
@@ -686,14 +702,9 @@ def four_stages(x, factors, first, middle_h, middle_w, last):
 
 
 # %%
-def without(options, name):
-    return {key: value for key, value in options.items() if key != name}
-
-
-# %%
 stride, pad = ({name: geometry[name]} for name in ("stride", "padding"))
-lazy_h, lazy_w = without(vertical, "stride"), without(horizontal, "stride")
-bare_h, bare_w = without(vertical, "padding"), without(horizontal, "padding")
+lazy_h, lazy_w = vertical | {"stride": 1}, horizontal | {"stride": 1}
+bare_h, bare_w = vertical | {"padding": 0}, horizontal | {"padding": 0}
 places_of = {
     "as derived": ({}, vertical, horizontal, {}),
     "stride in the last": ({}, lazy_h, lazy_w, stride),
@@ -708,15 +719,24 @@ for name, where in places_of.items():
     right = got.shape == wanted.shape and bool(close(got, wanted))
     found[name] = right, macs(four_stages, image, cp_factors, *where) // 2
     print(f"{name:<22} same shape {got.shape == wanted.shape}, right {right}, {found[name][1]} MACs an image")
-assert [right for right, _ in found.values()] == [True, True, False, True]
-assert all(cost > found["as derived"][1] for name, (right, cost) in found.items() if right and name != "as derived")
 
 # %% [markdown]
+# <details><summary>Why</summary>
+#
 # The stride in the first stage gives an output of the *right shape* and wrong numbers: it throws away pixels that the
 # kernel would have seen. Shapes do not test a layer. The other two are right (zeros stay zeros through a stage
-# without bias) and cost more. For the same reason the bias belongs to the last stage: in an earlier one the padding
-# would not be zero any more for the stages behind it.
-#
+# without bias) and cost more. The bias belongs to the last stage: an earlier one would pass through the filters, and come
+# out smaller or larger near the border, where these see padding.
+# </details>
+
+# %%
+assert [right for right, _ in found.values()] == [True, True, False, True]
+assert all(cost > found["as derived"][1] for name, (right, cost) in found.items() if right and name != "as derived")
+constant = cp_conv(torch.ones_like(image), *cp_factors)
+assert constant.std((2, 3)).max() > 0.01
+print("one of the four is wrong; and a constant image does not come out constant, because of the padding")
+
+# %% [markdown]
 # ### Tucker-2 and tensor train
 #
 # `tucker2` (Kim et al. 2016) compresses the channel modes only: $k_{tsab} = \sum_{e, c} g_{ecab}\, u_{te}\, v_{sc}$.
@@ -758,7 +778,7 @@ print("tucker2 and tt: same function, gradients and counts right")
 # %% [markdown]
 # ### Garipov et al. 2016: digits for the channels, too
 #
-# The ranks above are limited by few, large modes. Write the channels in digits, $t = (t_0, \dots)$,
+# Write the channels in digits, $t = (t_0, \dots)$,
 # $s = (s_0, \dots)$, paired as in a TT-matrix, and put one core for the filter in front:
 #
 # $$k_{tsab} = \sum_{r_0, r_1, \dots} g_{a b r_0}\; g^{(0)}_{r_0 t_0 s_0 r_1}\; g^{(1)}_{r_1 t_1 s_1 r_2} \cdots$$
@@ -800,11 +820,12 @@ print(f"TT-matrix of channel digits, 12 -> 10 channels: {params} parameters, den
 
 # %% [markdown]
 # Few parameters, but look at the first term of its MACs: all $S$ channels are filtered $R_0$ times. A large $R_0$
-# makes the first stage dearer than the whole dense layer once $R_0 \ge T$.
+# does not pay: at $R_0 = T$ the first stage alone takes as many as the whole dense layer.
 #
 # ### The chains as drawings
 #
-# An arrow is an image with so many channels, a box a convolution; orange where every channel is filtered by itself.
+# An arrow is an image with so many channels, a box a convolution. A core of `ttm` is a $1 \times 1$ convolution that
+# works on one digit of the channels (of sizes $m_q$ for $T$, $n_q$ for $S$).
 
 
 # %%
@@ -814,7 +835,7 @@ def draw_chain(ax, y, title, boxes, channels):
         ax.annotate("", (1.8 * k + 0.25, y), (1.8 * k - 0.75, y), arrowprops={"arrowstyle": "->", "color": "0.35"})
         ax.text(1.8 * k - 0.25, y + 0.14, name, ha="center", fontsize=9)
     for k, name in enumerate(boxes):
-        deep = "depthwise" in name or "each" in name
+        deep = "depthwise" in name or "every" in name
         face, edge = ("#FBE3D3", "#D55E00") if deep else ("#CFE8F7", "#0072B2")
         box = {"boxstyle": "round", "facecolor": face, "edgecolor": edge}
         ax.text(1.8 * k + 0.65, y, name, ha="center", va="center", fontsize=8.5, bbox=box)
@@ -830,23 +851,22 @@ chains = {
     "tucker2": ([one, "$k_h$ x $k_w$", one], "S $R_S$ $R_T$ T"),
     "tt": ([one, "$k_h$ x 1", "1 x $k_w$", one], "S $R_1$ $R_2$ $R_3$ T"),
     "ttm": (
-        ["$k_h$ x $k_w$\neach channel", "core 0:\n$s_0$ to $t_0$", "core 1:\n$s_1$ to $t_1$"],
-        "S $SR_0$ $\\cdot$ T",
+        ["$k_h$ x $k_w$\nevery one", "core 0:\n$n_0$ to $m_0$", "core 1:\n$n_1$ to $m_1$"],
+        "S $SR_0$ $m_0R_1n_1$ T",
     ),
 }
-fig, ax = plt.subplots(figsize=(9, 5.6))
+fig, ax = plt.subplots(figsize=(9, 5.2))
 for k, (name, (boxes, channels)) in enumerate(chains.items()):
     draw_chain(ax, -0.8 * k, name, boxes, channels.split())
-ax.set(xlim=(-2.4, 8.0), ylim=(-5.3, 0.6), title="Seven formats, seven chains of ordinary convolutions")
+ax.set(xlim=(-2.4, 8.0), ylim=(-5.3, 0.6), title="Seven formats, seven chains; orange filters every channel for itself")
 ax.axis("off")
 plt.show()
 
 # %% [markdown]
 # ### Groups
 #
-# A grouped convolution is $g$ convolutions side by side; each has its own kernel
-# $T/g \times S/g \times k_h \times k_w$ and is decomposed by itself, at one rank for all. Each stage is then grouped,
-# too. `factorize` does that; here for CP, against the dense grouped convolution with the multiplied-out weight:
+# A grouped convolution is $g$ convolutions side by side. Each kernel, $T/g \times S/g \times k_h \times k_w$, is decomposed
+# by itself, at one rank for all; then each stage is grouped, too. `factorize` does that:
 
 # %%
 grouped = nn.Conv2d(6, 9, (3, 2), **geometry, groups=3, dtype=torch.float64)
@@ -871,44 +891,28 @@ print(f"{layer}: {T} x {S} x {kh} x {kw}, {geometry}")
 
 
 # %%
-def stage_factors(format, module):
-    w = [stage.weight.detach() for stage in module]
-    return {
-        "svd": lambda: (w[1].flatten(1), w[0]),
-        "spatial_svd": lambda: (w[0][..., 0], w[1][:, :, 0]),
-        "cp": lambda: (w[3].flatten(1), w[0].flatten(1).T, w[1].flatten(1).T, w[2].flatten(1).T),
-        "cp3": lambda: (w[2].flatten(1), w[0].flatten(1).T, w[1][:, 0].movedim(0, 2)),
-        "tucker2": lambda: (w[1], w[2].flatten(1), w[0].flatten(1).T),
-        "tt": lambda: (
-            w[0].flatten(1).T,
-            w[1][..., 0].permute(1, 2, 0),
-            w[2][:, :, 0].permute(1, 2, 0),
-            w[3].flatten(1).T,
-        ),
-    }[format]()
-
+by_hand = {  # the layer, its kernel, and our factors from the weights of the stages
+    "svd": (svd_conv, svd_kernel, lambda a, b: (b, a)),
+    "spatial_svd": (spatial_conv, spatial_kernel, lambda a, b: (a, b)),
+    "cp": (cp_conv, cp_kernel, lambda a, b, c, d: (d, a.T, b.T, c.T)),
+    "cp3": (cp3_conv, cp3_kernel, lambda a, b, c: (c, a.T, b.movedim(0, 2))),
+    "tucker2": (tucker2_conv, tucker2_kernel, lambda a, b, c: (b, c, a.T)),
+    "tt": (tt_conv, tt_kernel, lambda a, b, c, d: (a.T, b.permute(1, 2, 0), c.permute(1, 2, 0), d.T)),
+}
 
 # %%
-by_hand = {
-    "svd": (svd_conv, svd_kernel),
-    "spatial_svd": (spatial_conv, spatial_kernel),
-    "cp": (cp_conv, cp_kernel),
-    "cp3": (cp3_conv, cp3_kernel),
-    "tucker2": (tucker2_conv, tucker2_kernel),
-    "tt": (tt_conv, tt_kernel),
-}
 maps = rand(1, S, 16, 16)
-for format, (forward, kernel) in by_hand.items():
+for format, (forward, kernel, arrange) in by_hand.items():
     module = layers.factorize(conv, format, 6, **({"max_iter": 5, "seed": seed} if "cp" in format else {}))
-    factors = stage_factors(format, module)
+    factors = arrange(*(stage.weight.detach().squeeze() for stage in module))
     assert close(module(maps), forward(maps, *factors))
     assert close(module.dense_weight(), kernel(*factors))
     assert close(module(maps), dense_conv(maps, kernel(*factors)))
 print(", ".join(by_hand), "agree with factorize and with the dense convolution")
 
 # %% [markdown]
-# And Garipov's, with channels in digits, which is the format `ttm` of a convolution. (The layer itself may take another
-# order than ours: it chooses one for the image's size, as the linear layer does for the batch.)
+# And Garipov's, which is the format `ttm` of a convolution. (The layer chooses an order for the image's size, as the
+# linear layer does for the batch.)
 
 # %%
 half = {"row_dims": (T // 4, 4), "col_dims": (S // 4, 4)}
@@ -917,6 +921,42 @@ factors = [module.filters[:, 0].permute(1, 2, 0), *module.cores]
 assert close(module(maps), garipov_conv(maps, *factors))
 assert close(module.dense_weight(), garipov_kernel(*factors))
 print(f"ttm of {layer}: {sum(p.numel() for p in module.parameters())} numbers for {conv.weight.numel()}")
+
+# %% [markdown]
+# ### Fine-tuning wants balanced factors
+#
+# $10 \mathbf A$ and $\mathbf B / 10$ make the same kernel, but not the same training: the gradient of $\mathbf B / 10$ is
+# ten times larger, and the same step of it moves the kernel ten times further. Take half the squared error of the kernel,
+# and one factor alone. That is linear least squares with the Khatri-Rao product $\mathbf K$ of the other three as its
+# matrix: the Hessian is $\mathbf K^\top \mathbf K$ for each row, and gradient descent diverges for steps above
+# $2 / \sigma_1(\mathbf K)^2$. All factors at once allow no larger ones: this is a diagonal block of their Hessian.
+
+
+# %%
+def largest_step(factors):
+    others = [khatri_rao([f for m, f in enumerate(factors) if m != n]) for n in range(4)]
+    return min(2 / float(torch.linalg.matrix_norm(product, 2)) ** 2 for product in others)
+
+
+# %%
+module = layers.factorize(conv, "cp", 6, max_iter=5, seed=seed)
+inp, high, wide, out = (stage.weight.detach().squeeze() for stage in module)
+inp, high, wide = inp.T, high.T, wide.T
+other = [10 * out, inp / 10, high, wide]
+assert close(cp_kernel(*other), cp_kernel(out, inp, high, wide))
+hessian = torch.autograd.functional.hessian(
+    lambda B: (cp_kernel(out, B, high, wide) - conv.weight).square().sum() / 2, inp
+)
+top = torch.linalg.eigvalsh(hessian.reshape(inp.numel(), -1))[-1]
+assert close(top, torch.linalg.matrix_norm(khatri_rao([out, high, wide]), 2) ** 2)
+ratio = largest_step((out, inp, high, wide)) / largest_step(other)
+assert 10 < ratio <= 100.001
+print(f"same kernel; with the factors as factorize leaves them, steps may be {ratio:.0f} times larger")
+
+# %% [markdown]
+# `factorize` balances the vectors of each term. That does not help when terms grow and cancel (degeneracy, notebook 02).
+# Phan et al. (2020, abstract) say that such terms make fine-tuning unstable; Lebedev et al. (2015) found no good learning
+# rate for some layers (as reported, not re-read).
 
 # %% [markdown]
 # ## One dimension, and tables of words
@@ -946,20 +986,12 @@ steps = dense_conv1d(rand(1, 5, 13), rand(6, 5, 4)).shape[2]
 assert (params, work) == (3 * (6 + 5 + 4), 3 * (5 * 13 + 4 * steps + 6 * steps))
 print(f"Conv1d as CP: {params} parameters, {work} MACs a signal")
 
-# %%
-signal, layer1d = rand(2, 5, 13), nn.Conv1d(5, 6, 4, stride=2, padding=3, dilation=2, dtype=torch.float64)
-module = layers.factorize(layer1d, "cp", 3, seed=seed, max_iter=5)
-inner, along, outer = (stage.weight.detach() for stage in module)
-factors = outer.flatten(1), inner.flatten(1).T, along.flatten(1).T
-assert close(module(signal), cp_conv1d(signal, *factors) + layer1d.bias[:, None])
-assert close(module.dense_weight(), kernel1d(*factors))
-print("by hand: what factorize makes")
-
 # %% [markdown]
-# `nn.Embedding` is a matrix of $V$ rows, from which a batch asks for a few. As a TT-matrix with row digits $v_k$ (of
-# the word's number) and column digits $e_k$ (of its vector), row $i$ is a product of slices:
+# `nn.Embedding` is a matrix of $V$ rows of $D$ numbers, from which a batch asks for a few. As a TT-matrix with row digits of
+# sizes $m_q$ (of the word's number) and column digits of sizes $n_q$ (of its vector), row $i$ is a chain of slices, joined
+# at their bonds:
 #
-# $$\mathbf e_i = \mathbf G_0(i_0) \cdots \mathbf G_{d-1}(i_{d-1}), \qquad \mathbf G_k(i_k) \in \mathbb R^{R_k \times e_k \times R_{k+1}} .$$
+# $$e_{i,\, j_0 \dots j_{d-1}} = \mathbf G_0(i_0, j_0) \cdots \mathbf G_{d-1}(i_{d-1}, j_{d-1}), \qquad \mathbf G_q(i_q, j_q) \in \mathbb R^{R_q \times R_{q+1}} .$$
 #
 # Only the slices of the words asked for are read; the table never exists.
 
@@ -1004,7 +1036,7 @@ print("slices with a gradient, digit by digit:", touched)
 print(f"50,653 words x 512 at rank 16: {tt_table:,} numbers instead of {37**3 * 512:,}")
 
 # %% [markdown]
-# $50{,}653 = 37^3$: no vocabulary has that size. Sizes that do not factor well are **padded**: take digits whose
+# $50{,}653 = 37^3$: hardly any vocabulary has such a size. Sizes that do not factor well are **padded**: take digits whose
 # product is a little larger, and never ask for the rest. For a linear layer: pad the input with zeros, cut the
 # output.
 
@@ -1013,82 +1045,77 @@ cores = random_cores((3, 4, 3), (3, 3, 4), (3, 3))
 small = tt_weight(*cores)[:31, :33]
 x = rand(5, 33)
 assert close(tt_linear(F.pad(x, (0, 3)), *cores)[:, :31], x @ small.T)
-print("31 x 33, both prime or nearly so, as a TT-matrix of 36 x 36")
+print("31 x 33 as a TT-matrix of 36 x 36")
 
 # %% [markdown]
 # ## All counts in one table
 #
-# Linear layers with $d$ digits on each side ($t_k$, $t'_k$: Tucker ranks of the outputs and the inputs), convolutions
-# at $P$ places (stride 1, so that all stages have $P$):
+# Linear layers with $d$ digits on each side, an embedding of $V = \prod m_q$ words in $D = \prod n_q$ dimensions,
+# convolutions at $P$ places (stride 1, so that all stages have $P$), for `ttm` with $T = \prod m_q$, $S = \prod n_q$:
 #
 # | format | parameters | MACs a sample |
 # | --- | --- | --- |
 # | Linear `svd` | $R(M + N)$ | the same |
-# | `cp` | $R \sum_k (m_k + n_k)$ | $R \sum_k n_0 \cdots n_k + RM$ |
-# | `tucker` | $\prod t_k t'_k + \sum_k (m_k t_k + n_k t'_k)$ | core, and a product for each digit |
-# | `ttm` | $\sum_k R_k m_k n_k R_{k+1}$ | $\sum_k R_k m_k n_k R_{k+1} \cdot n_0 \cdots n_{k-1} \cdot m_{k+1} \cdots m_{d-1}$ |
+# | `cp` | $R \sum_q (m_q + n_q)$ | $R \sum_q n_0 \cdots n_q + RM$ |
+# | `tucker` | $\prod t_q t'_q + \sum_q (m_q t_q + n_q t'_q)$ | $\prod t_q t'_q + \sum_q (t'_0 \cdots t'_q \, n_q \cdots n_{d-1} + m_0 \cdots m_q \, t_q \cdots t_{d-1})$ |
+# | `ttm` | $\sum_q R_q m_q n_q R_{q+1}$ | $\sum_q R_q m_q n_q R_{q+1} \cdot n_0 \cdots n_{q-1} \cdot m_{q+1} \cdots m_{d-1}$ |
 # | Conv `svd` | $R(S k_h k_w + T)$ | times $P$ |
 # | `spatial_svd` | $R(S k_h + T k_w)$ | times $P$ |
 # | `cp` | $R(S + k_h + k_w + T)$ | times $P$ |
 # | `cp3` | $R(S + k_h k_w + T)$ | times $P$ |
 # | `tucker2` | $S R_S + R_S R_T k_h k_w + R_T T$ | times $P$ |
 # | `tt` | $S R_1 + R_1 k_h R_2 + R_2 k_w R_3 + R_3 T$ | times $P$ |
-# | `ttm` | $R_0 k_h k_w + \sum_k R_k m_k n_k R_{k+1}$ | depends on the order; at most one image by the kernel that is multiplied out |
+# | `ttm` | $R_0 k_h k_w + \sum_q R_q m_q n_q R_{q+1}$ | $(S R_0 k_h k_w + \sum_q R_q m_q n_q R_{q+1} \cdot m_0 \cdots m_{q-1} \cdot n_{q+1} \cdots n_{d-1})\, P$ |
 # | Embedding `svd` | $R(V + D)$ | $R D$ a token |
-# | `ttm` | $\sum_k R_k m_k n_k R_{k+1}$ | $\sum_{k > 0} n_0 \cdots n_{k-1} \, R_k n_k R_{k+1}$ a token |
+# | `ttm` | $\sum_q R_q m_q n_q R_{q+1}$ | $\sum_q n_0 \cdots n_{q-1} \, R_q n_q R_{q+1}$ a token |
 #
-# (Convolutional `ttm`, of Garipov et al. 2016, splits the channels into digits, $T = \prod m_k$ and $S = \prod n_k$, and gives the
-# window a core of its own. An embedding of $V$ words in $D$ dimensions splits $V = \prod m_k$ and $D = \prod n_k$; a token picks
-# one row in each core.)
-#
+# (`ttm` in the order of our functions; `layers` may pick another, and its embedding does not multiply by the first slice.)
+# The one row that was not asserted above:
+
 # %%
-conv, words = nn.Conv2d(16, 24, 3, bias=False), nn.Embedding(24, 30)
-for layer, format, formula in (
-    (conv, "ttm", lambda cores: sum(core.numel() for core in cores)),
-    (words, "svd", lambda cores: len(cores[1]) * cores[1].shape[1]),
-    (words, "ttm", lambda cores: sum(math.prod(c.shape[2] for c in cores[: k + 1]) * core.shape[0] * core.shape[3]
-                                     for k, core in enumerate(cores) if k)),
-):  # fmt: skip
-    factors = layers.factorize(layer, format, 3, weights="fresh", seed=seed).factors()
-    stored = sum(factor.numel() for factor in factors)
-    assert layers.size(layer, format, 3) == stored
-    counted = layers.size(layer, format, 3) if layer is conv else layers.macs(layer, format, 3)
-    assert counted == formula(factors)
-print("convolutional ttm: the entries of its cores; embeddings: the MACs of the table")
+table = nn.Embedding(24, 30)
+table_factors = layers.factorize(table, "svd", 3, weights="fresh", seed=seed).factors()
+assert layers.size(table, "svd", 3) == sum(factor.numel() for factor in table_factors) == 3 * (24 + 30)
+assert layers.macs(table, "svd", 3) == 3 * 30
+print("embedding, svd: 162 parameters, 90 MACs a token")
 
 # %% [markdown]
-# In a convolution's chain each number works at every place, so MACs follow parameters. In a linear layer with digits
-# they part: a core works on many digits of one sample. On 1024 x 1024, in digits $4 \times 8 \times 8 \times 4$:
+# In the other chains of a convolution each number works at every place, so MACs follow parameters. In `ttm` and in a linear
+# layer with digits they part: a core works on many digits of one sample. On 1024 x 1024, in digits
+# $4 \times 8 \times 8 \times 4$:
 
 # %%
 digits = (4, 8, 8, 4)
 samples = {
-    "dense": (F.linear, [rand(1024, 1024)]),
-    "svd, R = 4": (svd_linear, [rand(1024, 4), rand(4, 1024)]),
-    "cp, R = 128": (cp_linear, [rand(size, 128) for size in digits + digits]),
-    "tucker, 3 for each digit": (tucker_linear, [rand(*(3,) * 8), *[rand(size, 3) for size in digits + digits]]),
-    "ttm, R = 8": (tt_linear, random_cores(digits, digits, (8, 8, 8))),
+    "dense": (F.linear, lambda W: W, [rand(1024, 1024)]),
+    "svd, R = 4": (svd_linear, svd_weight, [rand(1024, 4), rand(4, 1024)]),
+    "cp, R = 170": (cp_linear, cp_weight, [rand(n, 170) for n in digits * 2]),
+    "tucker, 3 a digit": (tucker_linear, tucker_weight, [rand(*(3,) * 8), *[rand(n, 3) for n in digits * 2]]),
+    "ttm, R = 8": (tt_linear, tt_weight, random_cores(digits, digits, (8, 8, 8))),
 }
-counts = [(name, sum(f.numel() for f in fs), macs(f, rand(1, 1024), *fs)) for name, (f, fs) in samples.items()]
-counts = pd.DataFrame(counts, columns=["format", "parameters", "MACs"]).set_index("format")
+counts = pd.DataFrame(columns=["parameters", "MACs", "matrix rank"], index=list(samples))
+for name, (forward, weight, fs) in samples.items():
+    found = torch.linalg.matrix_rank(weight(*fs))
+    counts.loc[name] = sum(f.numel() for f in fs), macs(forward, rand(1, 1024), *fs), int(found)
 assert counts.loc["ttm, R = 8", "MACs"] == sweep_macs(digits, digits, (8, 8, 8))
+assert list(counts["matrix rank"]) == [1024, 4, 170, 81, 1024]
 counts.map("{:,}".format)
 
 # %% [markdown]
-# Four formats of about the same size; their MACs differ by more than an order of magnitude, and so does the matrix
-# rank that they can reach.
+# Four formats of about the same size; their MACs and their matrix ranks differ by two orders of magnitude.
 #
 # ## Initialise
 #
 # To train such a layer from scratch, you draw its factors at random. How large? For a dense layer with ReLU the
-# answer is known (He et al. 2015): entries of mean 0 and variance $g^2 / N$ with $g^2 = 2$ keep the size of the
-# activations from layer to layer. So we want
+# answer is known (He et al. 2015): independent entries, drawn symmetrically around 0 with variance $g^2 / N$ and
+# $g^2 = 2$, keep the mean square of the activations from layer to layer. $N$ is the number of inputs (*fan-in*), $g$ the
+# *gain*. So we want
 #
-# $$\operatorname{Var}(w_{ij}) = g^2 / N, \qquad N = \text{fan in},$$
+# $$\operatorname{Var}(w_{ij}) = g^2 / N$$
 #
 # for the *multiplied-out* weight. Each $w_{ij}$ is a sum of products of one entry from each factor. Let all entries
 # be independent with mean 0. Two different terms differ in one entry at least, whose mean is 0, so they are
-# uncorrelated; the variance of a product is the product of the variances. Hence:
+# uncorrelated (and so are two entries of the weight); the variance of such a product is the product of the variances. Hence:
 #
 # **The variances multiply out like the factors themselves.** Put each entry's variance in its place, multiply out:
 # every entry of the result is the variance of that entry of the weight. So we can check any rule exactly, without
@@ -1106,16 +1133,16 @@ print("4 terms, variances 0.5 and 0.3: each entry has variance 0.6, and 4,000 dr
 # %% [markdown]
 # ### Two natural mistakes
 #
-# 1. *Every core as if it were the weight*: variance $2 / N$ each. A product of $d$ small numbers: the weight's
-#    variance is $(2R/N)^{d-1}$ of what it should be.
+# 1. *Every core as if it were the weight*: variance $2 / N$ each. A product of $d$ small numbers: at equal ranks $R$
+#    the weight's variance is $(2R/N)^{d-1}$ of what it should be.
 # 2. *Every core as if it were a layer with a ReLU behind it*: variance $2 / (\text{terms that it sums})$ each. The
 #    gain enters $d$ times instead of once: $2^{d-1}$ too much.
 #
 # ### The rule
 #
 # A stage of the chain sums some number of terms. **Give each factor the variance 1 / (terms that its stage sums), the
-# last one $g^2$ times more.** Then each stage keeps the size of what it gets, and the whole chain does what the dense
-# layer does. For the sweep: core $k$ sums over $n_k R_{k+1}$ terms.
+# last one $g^2$ times more.** Then each stage keeps the mean square of what it gets, averaged over draws, and the whole
+# chain does what the dense layer does. For the sweep: core $q$ sums over $n_q R_{q+1}$ terms.
 
 
 # %%
@@ -1210,13 +1237,13 @@ def draw_cores(rule, rows, cols, ranks, generator):
 
 # %%
 def activations(rule):
-    x = torch.randn(200, 256, generator=generator)
+    x = rand(200, 256)
     sizes = [1.0]
     for _ in range(depth):
         if rule == "dense":
-            y = F.linear(x, torch.randn(256, 256, generator=generator) * (2 / 256) ** 0.5)
+            y = F.linear(x, rand(256, 256) * (2 / 256) ** 0.5)
         else:
-            y = tt_linear(x, *draw_cores(rule, (4,) * 4, (4,) * 4, (8,) * 3, generator))
+            y = tt_linear(x, *[core.double() for core in draw_cores(rule, (4,) * 4, (4,) * 4, (8,) * 3, generator)])
         x = torch.relu(y)
         sizes.append(float(x.square().mean().sqrt()))
     return sizes
@@ -1225,11 +1252,10 @@ def activations(rule):
 # %% jupyter={"outputs_hidden": true}
 curves = {rule: activations(rule) for rule in ("dense", "right", "gain each", "as the weight")}
 drift = {rule: math.log10(curve[-1]) / depth for rule, curve in curves.items()}
-assert drift["as the weight"] < -1 < -0.2 < drift["right"] < 0.2 < 0.3 < drift["gain each"] < 0.6
-print("after every layer the activations are larger by about a factor of")
-print(", ".join(f"{rule}: 10^{round(value, 1) + 0.0:.1f}" for rule, value in drift.items()))
+print("a layer multiplies the size of the activations by about")
+print(", ".join(f"{rule}: 10^{round(value, 2) + 0.0:.2f}" for rule, value in drift.items()))
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 palette = {"dense": "0.4", "right": "#009E73", "gain each": "#D55E00", "as the weight": "#0072B2"}
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.9))
 splits = [[2**12], [64] * 2, [16] * 3, [8] * 4, [4] * 6, [2] * 12]
@@ -1245,14 +1271,14 @@ axes[0].set_title("Naive variances are off exponentially in the order")
 axes[1].set(yscale="log", xlim=(0, depth * 1.45), xlabel="layer", ylabel="root mean square of the activations")
 axes[1].set_title("Only the rule keeps the activations' size")
 for ax in axes:
-    plots.label_lines(ax)
+    plots.label_lines(ax, gap=0.075)
 plt.show()
+assert drift["as the weight"] < -1 < -0.2 < drift["right"] < 0.2 < 0.3 < drift["gain each"] < 0.6
 
 # %% [markdown]
-# The rule follows the dense network, though not exactly. The *variance* is the same, the distribution is not: a
-# product of Gaussians is heavy-tailed, and few terms do not average that out. The kurtosis
-# $\mathbb E[w^4] / \mathbb E[w^2]^2$ shows it: 3 for a Gaussian, $3^d$ for a product of $d$ of them, and $3 + 6 / R$
-# for a sum of $R$ independent products of two.
+# The rule follows the dense network, though not exactly. The *variance* is the same, the distribution is not: products of
+# Gaussians are heavy-tailed. Their kurtosis $\mathbb E[w^4] / \mathbb E[w^2]^2$ is not 3 but $3^d$; that of a sum of $R$
+# independent products of two is $3 + 6 / R$.
 
 # %%
 for r in (1, 4, 32):
@@ -1262,10 +1288,10 @@ for r in (1, 4, 32):
     print(f"two cores, rank {r:>2}: kurtosis {3 + 6 / r:.2f}, and 100,000 draws agree within 20 %")
 
 # %% [markdown]
-# Low ranks make a few entries large and most small. So what happens to a deep stack of very low rank? Its mean square is
-# right *on average over draws*. But an average of a heavy-tailed quantity lives on few large draws. The typical draw is
-# smaller: the mean of a logarithm is below the logarithm of the mean (Jensen), in each layer, and layers add up. So the
-# activations of a typical stack *shrink*, the more so the lower the rank:
+# So at low ranks a few entries are large and most small. The mean square of a deep stack is right *on average over draws*,
+# but such an average lives on few large draws. The typical draw is smaller: the mean of a logarithm is below the logarithm
+# of the mean (Jensen), in each layer, and layers add up. The activations of a typical stack *shrink*, the more so the lower
+# the rank:
 
 
 # %%
@@ -1279,7 +1305,7 @@ def log_size(rank):
 # %%
 typical = {r: np.median([log_size(r) for _ in range(200)]) for r in (1, 4, 16)}
 assert typical[1] < typical[4] < typical[16] + 0.1
-assert typical[1] < -0.3
+assert typical[1] < -0.03 * depth
 print(
     "typical size of the activations after all layers:", ", ".join(f"rank {r}: 10^{v:.1f}" for r, v in typical.items())
 )
@@ -1302,12 +1328,11 @@ print("layers.TTMLinear = our sweep")
 mlp = models.load("mlp1024-mnist")
 train_set, test_set = (data.load("mnist", split, subset) for split in ("train", "test"))
 digits, ranks = (4, 8, 8, 4), [rank] * 3
-as_tt = decompose.tt_matrix(mlp[2].weight.detach(), digits, digits, rank)
+truncated = decompose.tt_matrix(mlp[2].weight.detach(), digits, digits, rank)
 before = train.accuracy(mlp, test_set)
 print(f"{len(train_set):,} training images, {len(test_set):,} test images")
-print(
-    f"first layer: dense {mlp[2].weight.numel():,} weights; TT of rank {rank}: {sum(core.numel() for core in as_tt.factors):,} weights"
-)
+stored = sum(core.numel() for core in truncated.factors)
+print(f"first layer: dense {mlp[2].weight.numel():,} weights; TT-matrix of rank {rank}: {stored:,}")
 
 # %% [markdown]
 # Four starts. *Dense, fresh* and *TT, fresh* begin from nothing, *TT, naive* too, but with every core drawn as if it
@@ -1319,7 +1344,7 @@ print(
 def network(start, run_seed):
     generator, net = torch.Generator().manual_seed(run_seed), copy.deepcopy(mlp)
     if start == "TT, pretrained":
-        net[2] = layers.TTMLinear(as_tt.factors, mlp[2].bias)
+        net[2] = layers.TTMLinear(truncated.factors, mlp[2].bias)
         return net
     if start == "dense, fresh":
         net[2].weight.data = torch.randn(1024, 1024, generator=generator) * (2 / 1024) ** 0.5
@@ -1341,8 +1366,8 @@ for start in ("dense, fresh", "TT, fresh", "TT, naive", "TT, pretrained"):
         recipe = train.Recipe(epochs, batch=100, lr=0.05, padding=0, flip=False, seed=seed + run)
         losses, _ = train.fit(net, train_set, recipe)
         results.append((start, run, params, raw, train.accuracy(net, test_set), losses[-1]))
+        print(f"{start}, run {run}: trained")
 results = pd.DataFrame(results, columns=["start", "run", "parameters", "before", "after", "loss"])
-print(f"{len(results)} networks trained")
 
 # %% tags=["nbval-ignore-output"]
 grouped = results.groupby("start", sort=False)
@@ -1370,19 +1395,18 @@ ax.set(
     xlabel="top-1 accuracy on the test images (%)",
 )
 ax.invert_yaxis()
-ax.set_title("The same training from four starts")
+ax.set_title("The same training from four starts: naive variances lag behind")
 plt.show()
 
 # %% [markdown]
 # Grey is before training, green after. *Dense, fresh* is what these few images and epochs can give. *TT, fresh* comes
 # close to it, with a few percent of the first layer's weights or fewer. *TT, naive* is the same network with other
-# variances, trained by the same recipe: hardly anything of the image gets through its first layer and hardly any
-# gradient comes back, so it starts to learn late. That is one such layer; the figure before says what becomes of ten.
-# *TT, pretrained* loses accuracy by truncation and gets most of it back.
+# variances: hardly anything of the image gets through its first layer and hardly any gradient comes back, so it starts to
+# learn late. That is one such layer; the figure before says what becomes of many. *TT, pretrained* loses accuracy by
+# truncation and gets most of it back.
 #
-# What this does not show: a run or a few on a small set of images are a demonstration, not a measurement. In the
-# `quick` profile the spread is that of a single run, none. That the naive start is bad is a large effect; *which* of
-# the others is best would need more seeds, and notebook 10 says how many.
+# What this does not show: a run or a few on a small set of images are a demonstration, not a measurement (one run has no
+# spread). That the naive start is bad is a large effect; *which* of the others is best would need more seeds: notebook 10.
 
 # %% [markdown]
 # ## Exercises
@@ -1416,8 +1440,8 @@ check.cp_conv_macs(cp_conv_macs)
 # %% [markdown]
 # ### 2. Core: sweep from the left (20 minutes)
 #
-# Apply a TT-matrix to a batch `x` (samples x inputs), first core first, without forming the weight. The cores are
-# $R_k \times m_k \times n_k \times R_{k+1}$.
+# Apply a TT-matrix to a batch `x` (samples x inputs), first core first, without forming the weight. `cores` is a list;
+# core $q$ is $R_q \times m_q \times n_q \times R_{q+1}$. The last input that the check tries cannot be swept from the right.
 
 
 # %%
@@ -1441,8 +1465,8 @@ check.tt_linear_from_left(tt_linear_from_left)
 # %% [markdown]
 # ### 3. Core: a strided CP convolution (20 minutes)
 #
-# Return what the four stages compute, for any `stride` and `padding` (vertical, horizontal). `factors` are those of
-# the modes $T$, $S$, $k_h$, $k_w$, each with $R$ columns.
+# Return what the four stages compute from the images `x`, for any `stride` and `padding` (vertical, horizontal), without
+# forming the kernel. `factors` are those of the modes $T$, $S$, $k_h$, $k_w$, each with $R$ columns.
 
 
 # %%
@@ -1466,7 +1490,8 @@ check.strided_cp(strided_cp)
 # ### 4. Pencil and paper: one standard deviation for all cores (20 minutes)
 #
 # Draw *all* cores of a TT-matrix with the same standard deviation $s$. Derive the $s$ for which every entry of the
-# weight has the variance $g^2 / N$, and return it.
+# weight has the variance $g^2 / N$, and return it. `rows` and `cols` are the sizes $m_q$ and $n_q$, `ranks` the $d - 1$
+# inner ranks, `gain` is $g$.
 
 
 # %%
@@ -1490,7 +1515,8 @@ check.equal_std(equal_std)
 # ### 5. Stretch: the cheapest plan (25 minutes)
 #
 # Return the least number of MACs a sample, over all ways of merging neighbouring cores and both directions of the
-# sweep. (Merging itself costs nothing here.) Can you do it without going through all $2^{d-1}$ ways?
+# sweep; merging none and merging all are ways, too. (Merging itself costs nothing here; `ranks` are the inner ones.) Can
+# you do it without going through all $2^{d-1}$ ways?
 
 
 # %%
@@ -1515,28 +1541,28 @@ check.least_macs(least_macs)
 # ## Summary
 #
 # - Put the decomposition in for the weight, move the sums inwards: each sum is a layer. The weight is never formed.
-# - Test such a layer against torch's own with the multiplied-out weight, everything unequal. A right shape proves
-#   nothing.
-# - Stride, padding and dilation follow the kernel's index; the bias goes last.
-# - CP and Tucker on digits have low matrix rank. A TT-matrix need not: rank 1 can be a full Kronecker product.
-# - Parameters do not depend on the order of contraction, MACs do, by orders of magnitude. Time is another question:
-#   notebook 07.
+# - Test such a layer against torch's own, with all sizes unequal. A right shape proves nothing.
+# - Stride, padding and dilation follow the kernel's index; the bias goes last. Balance the factors before you fine-tune.
+# - CP on digits has matrix rank $R$ at most, Tucker that of its core. A TT-matrix of rank 1 can have full matrix rank.
+# - Parameters do not depend on the order of contraction, MACs do, by orders of magnitude. Time: notebook 07.
 # - A layer computes from its factors as they are now. `freeze` returns a copy with merged weights, for use.
-# - Variances multiply out like factors. Each factor gets 1 / (terms that its stage sums), one of them the gain.
-#   Otherwise training does not start.
+# - Variances multiply out like factors. Each factor gets 1 / (terms that its stage sums), one of them $g^2$ times
+#   more. Otherwise training starts late or never.
 #
 # ## Further reading
 #
-# - A. Novikov, D. Podoprikhin, A. Osokin, D. Vetrov, [*Tensorizing neural networks*](https://arxiv.org/abs/1509.06569), NeurIPS 2015.
-# - V. Lebedev, Y. Ganin, M. Rakhuba, I. Oseledets, V. Lempitsky, [*Speeding-up convolutional neural networks using
+# - A. Novikov et al., [*Tensorizing neural networks*](https://arxiv.org/abs/1509.06569), NeurIPS 2015.
+# - A.-H. Phan et al., [*Stable low-rank tensor decomposition for compression of convolutional neural network*](https://arxiv.org/abs/2008.05441),
+#   ECCV 2020: terms that grow and cancel, and how to bound them.
+# - V. Lebedev et al., [*Speeding-up convolutional neural networks using
 #   fine-tuned CP-decomposition*](https://arxiv.org/abs/1412.6553), ICLR 2015.
-# - M. Jaderberg, A. Vedaldi, A. Zisserman, *Speeding up convolutional neural networks with low rank expansions*, BMVC
+# - M. Jaderberg et al., *Speeding up convolutional neural networks with low rank expansions*, BMVC
 #   2014.
 # - Y.-D. Kim et al., [*Compression of deep convolutional neural networks for fast and low power mobile applications*](https://arxiv.org/abs/1511.06530),
 #   ICLR 2016.
-# - T. Garipov, D. Podoprikhin, A. Novikov, D. Vetrov, [*Ultimate tensorization: compressing convolutional and FC
+# - T. Garipov et al., [*Ultimate tensorization: compressing convolutional and FC
 #   layers alike*](https://arxiv.org/abs/1611.03214), 2016.
-# - K. He, X. Zhang, S. Ren, J. Sun, *Delving deep into rectifiers*, ICCV 2015: the variance rule for dense layers.
+# - K. He et al., *Delving deep into rectifiers*, ICCV 2015: the variance rule for dense layers.
 
 # %% [markdown]
 # Previous: [05 couple third order trains](05_couple_third_order_trains.ipynb) · Next: [07 measure what it costs](07_measure_what_it_costs.ipynb) · [Solutions](solutions/06_build_tensor_layers.ipynb) · [Glossary](GLOSSARY.md)

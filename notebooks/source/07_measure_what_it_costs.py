@@ -5,12 +5,12 @@
 # layers under its roofline, time them without fooling yourself, and predict latencies before you measure them.
 #
 # **What you'll learn.** Why a layer with a fifth of the multiplications may be no faster: what arithmetic intensity is,
-# why low rank lowers it, why depthwise stages disappoint, what training keeps in memory, and what the format and the order
-# of contraction decide.
+# why low rank lowers it, why depthwise stages disappoint, what training keeps in memory, what changes on a GPU, and what the
+# format and the order of contraction decide.
 #
 # **What you need first.** The formats of lesson 00, TT-matrices (lesson 04).
 #
-# **Time.** 190 minutes: 80 to read text and code, 110 for the exercises. Run All takes a minute or two.
+# **Time.** 200 minutes: 90 to read text and code, 110 for the exercises. Run All takes a minute or two.
 # **Difficulty.** Medium.
 #
 # Previous: [06 build tensor layers](06_build_tensor_layers.ipynb) · Next: [10 run a study](10_run_a_study.ipynb) · [Solutions](solutions/07_measure_what_it_costs.ipynb) · [Glossary](GLOSSARY.md)
@@ -21,15 +21,21 @@ batch: int = 16  # images at once
 channels: int = 64  # input and output channels of the convolution that is compressed
 side: int = 16  # height and width of its feature map
 threads: int = 2  # of torch; the roofline is measured with as many
+gpu_gmacs: float = 9750.0  # 10^9 MAC/s of a GPU in float32; here and below: data sheet of an NVIDIA A100 (40 GB), 2020
+gpu_half_gmacs: float = 156000.0  # the same in float16, by its tensor cores
+gpu_gbytes: float = 1555.0  # 10^9 bytes/s of its memory
+gpu_launch: float = 5.0  # microseconds from one kernel launch to the next; not from the data sheet: measure yours
 seed: int = 0  # of the random numbers that identities are tried on
 
 # %%
 import hashlib
+import inspect
 import math
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
@@ -44,6 +50,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from tnlib import check, layers, measure, plots
+from tnlib.measure import timing
 
 plots.use_style()
 torch.set_num_threads(threads)
@@ -194,18 +201,15 @@ print("six formats: MACs = positions x parameters, by formula and by two counts"
 
 # %% [markdown]
 # With a stride that is no longer so. The stages before the stride still see the large map, and parameters tell you less
-# than you think. Which formats suffer? Look for those whose first stage is $1 \times 1$.
+# than you think. **Predict:** which formats suffer? Look for those whose first stage does not stride in both directions.
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 strided = {}
 for format in per_position:
     cost = [measure.cost(chain(format, 32, 32, 3, 8, stride), (1, 32, 16, 16)).macs for stride in (1, 2)]
     strided[format] = cost[0] / cost[1]
 assert strided["dense"] == strided["svd"] == 4
 assert all(strided[format] < 4 for format in ("spatial_svd", "cp", "tucker2", "tt"))
-
-
-# %%
 pd.Series(strided, name="MACs at stride 1 / MACs at stride 2").round(2).to_frame()
 
 # %% [markdown]
@@ -216,7 +220,7 @@ pd.Series(strided, name="MACs at stride 1 / MACs at stride 2").round(2).to_frame
 #
 # $$I < \frac k 8 \quad \text{MAC per byte, whatever the batch, the rank and the map:}$$
 #
-# $3/8$ for $k = 3$. There is nothing to reuse; no larger batch will help.
+# $3/8$ for $k = 3$. Each entry that is read serves $k$ MACs and no more; no larger batch will help.
 
 # %%
 for R, k, H, W in ((16, 3, 32, 32), (300, 3, 8, 9), (7, 5, 40, 41)):
@@ -238,13 +242,15 @@ pd.concat(tables, names=["format", "stage"])[["macs", "bytes", "intensity"]].rou
 # %% [markdown]
 # ## A roofline of this machine
 #
-# What can the machine do? Multiply two large matrices: that is the arithmetic peak $\pi$ (MAC/s). Stream arrays that fit
-# in no cache: that is the bandwidth $\beta$ (byte/s). A stage of intensity $I$ cannot run faster than
+# What can the machine do? Multiply two large matrices: take that as the arithmetic peak $\pi$ (MAC/s). Stream arrays that fit
+# in no cache: take that as the bandwidth $\beta$ (byte/s). A stage of intensity $I$ whose bytes come from memory cannot run
+# faster than
 #
 # $$\min(\pi, \beta I) ,$$
 #
 # the *roofline* (Williams, Waterman and Patterson 2009). The two roofs meet at the *ridge* $I^* = \pi / \beta$. Left of
-# it memory is the limit, right of it arithmetic. `measure.roofline` takes about a second.
+# it memory is the limit, right of it arithmetic. `measure.roofline` measures both in a second or two. (Its arrays have 128 MB each; if
+# your processor has a larger cache, ask for larger ones. Measured roofs are no law of nature: expect them to move by some percent.)
 
 # %% tags=["nbval-ignore-output"]
 roof = measure.roofline(repeats=5)
@@ -260,7 +266,7 @@ print("attainable = min(peak, bandwidth x intensity); the roofs meet at the ridg
 
 # %% [markdown]
 # One bandwidth is too simple. A stage that follows another finds its input in a cache, if it is small enough. The same
-# triad on smaller and smaller arrays shows how much faster caches are:
+# triad (read two arrays, write one) on smaller and smaller arrays shows how much faster caches are:
 
 # %% tags=["nbval-ignore-output"]
 sizes = [0.03, 0.1, 0.3, 1, 3, 10, 30]  # megabytes of each of the three arrays
@@ -279,11 +285,6 @@ def bandwidth(moved):
     return float(np.interp(np.log(moved), np.log(working_set), rates))
 
 
-# %%
-assert math.isclose(bandwidth(working_set[-1]), rates[-1])
-assert min(rates) <= bandwidth(5e6) <= max(rates)
-print("interpolated between the measured sizes")
-
 # %% [markdown]
 # **Predict, then reveal.** Where will the stages lie: dense $3 \times 3$, its $1 \times 1$ companions, the depthwise ones?
 # Each stage is timed on its own input, all of them interleaved.
@@ -296,25 +297,38 @@ for format, table in tables.items():
     table["gmacs"] = table.macs / table.ms / 1e6
 pd.concat(tables)[["intensity", "ms", "gmacs"]].round(3)
 
+
 # %%
-fig, ax = plt.subplots(figsize=(7, 4.5))
-grid = np.geomspace(0.1, 300, 200)
-ax.plot(grid, [roof.attainable(i) for i in grid], color="0.2")
-ax.plot(grid, np.minimum(roof.gmacs_per_second["float32"], max(rates) * grid), color="0.2", linestyle=":")
-ax.text(0.37, 0.8 * roof.gbytes_per_second * 0.37, "from memory", fontsize=8, va="top")
-ax.text(0.3, 1.2 * max(rates) * 0.3, "from the fastest cache", fontsize=8, ha="right")
-for format, table in tables.items():
-    style = plots.FORMAT_STYLE.get(format, {"color": "black", "marker": "*"})
-    ax.plot(table.intensity, table.gmacs, **(style | {"linestyle": "none"}), label=format)
+def kind(conv):
+    return "depthwise" if conv.groups > 1 else "1 x 1" if conv.kernel_size == (1, 1) else "spatial"
+
+
+assert [kind(conv) for conv in chain("cp", 8, 8, 3, 4)] == ["1 x 1", "depthwise", "depthwise", "1 x 1"]
+
+# %% jupyter={"outputs_hidden": true}
+fig, ax = plt.subplots(figsize=(7, 4.2))
+peak = roof.gmacs_per_second["float32"]
+for rate, name in ((roof.gbytes_per_second, "memory"), (max(rates), "fastest cache")):
+    corner = peak / rate
+    ax.plot(
+        [corner / 40, corner, 400], [peak / 40, peak, peak], color="0.3", linestyle="-" if name == "memory" else ":"
+    )
+    left = max(corner / 12, 0.15)
+    ax.text(left, min(peak, left * rate), f"{name} ", color="0.3", ha="right", va="bottom")
+points = pd.concat(tables.values())
+points["kind"] = [kind(call.func) for call in points.call]
+for (name, part), color in zip(points.groupby("kind"), ("#0072B2", "#D55E00", "#009E73"), strict=True):
+    ax.plot(part.intensity, part.gmacs, "o", color=color, alpha=0.7)
+    ax.text(part.intensity.max() * 1.2, part.gmacs.median() / 1.15, name, color=color, va="top")
+ax.plot(*tables["dense"].loc[0, ["intensity", "gmacs"]], "*k", markersize=11)
 ax.set(xscale="log", yscale="log", xlim=(0.02, 400), xlabel="arithmetic intensity (MAC/byte)", ylabel="rate (GMAC/s)")
 ax.set_title("Stages of little intensity run at a fraction of the peak")
-ax.legend(loc="lower right")
 plt.show()
 
 # %% [markdown]
-# Each point is one stage, the solid line is what main memory allows, the dotted one what the fastest cache would. Stages
-# between the two live in a cache. The depthwise stages are the points far left: no format has work of less intensity.
-# How far a point lies *below* its roof is the fault of the kernel that torch runs, not of the mathematics.
+# Each point is one stage, the star the dense kernel. The solid line is what main memory allows, the dotted one what the fastest cache
+# would. A stage above the solid line lives in a cache. No stage here has less intensity than the depthwise ones. How
+# far a point lies *below* its roof is the fault of the kernel that torch runs and of the call's overhead, not of the mathematics.
 #
 # ## Latency done right
 #
@@ -331,10 +345,6 @@ def stopwatch(f, count):
             times.append(1e3 * (time.perf_counter() - start))
     return np.array(times)
 
-
-# %%
-assert len(stopwatch(lambda: None, 5)) == 5
-print("milliseconds of each call")
 
 # %% [markdown]
 # **Mistake 1: no warm-up.** The first call with a new shape chooses and prepares kernels and touches fresh memory.
@@ -368,8 +378,9 @@ print(f"mean {times.mean():.4f}  median {middle:.4f}  10 to 90 %: {low:.4f} to {
 # is known much better, so two programs may differ although their spreads overlap; and both may be shifted alike by what else
 # the machine does. Whether they differ is seen when they run in turns, from the spread of the *ratio* (mistake 4).
 #
-# **Mistake 3: an unknown number of threads.** Two threads can at best halve the time, and of large work only. Small work gains
-# nothing, because handing it out costs a few microseconds.
+# **Mistake 3: an unknown number of threads.** $t$ threads can at best divide the arithmetic by $t$. (The other cores bring their
+# caches, too, so the time may now and then fall by more.) Handing out work and waiting for the slowest thread costs microseconds in
+# every call, whatever its size, and torch hands out very small work not at all. So read the last column from top to bottom:
 
 
 # %%
@@ -383,12 +394,6 @@ def using(count):
         torch.set_num_threads(before)
 
 
-# %%
-with using(1):
-    assert torch.get_num_threads() == 1
-assert torch.get_num_threads() == threads
-print("one thread inside, as before outside")
-
 # %% tags=["nbval-ignore-output"]
 work = {f"{n} x {n}": partial(nn.Linear(n, n), torch.rand(32, n, generator=generator)) for n in (32, 128, 512, 2048)}
 by_threads = {}
@@ -399,8 +404,8 @@ for count in (1, threads):
 pd.DataFrame(by_threads).assign(ratio=lambda t: t.iloc[:, 0] / t.iloc[:, -1]).round(4)
 
 # %% [markdown]
-# So a compressed network gains less from a second thread than the original, and a speed-up has to be quoted *with* its
-# number of threads.
+# A ratio that grows downwards says that small stages, those of a compressed network, gain less from threads than the large ones
+# that they replace. Then the speed-up by compression depends on the number of threads: quote it *with* that number.
 #
 # **Mistake 4: one after the other.** You time A, then B. In between a neighbour starts to work. B looks slow. To see how bad
 # it gets, let A and B be *the same function*, and be our own neighbour:
@@ -437,16 +442,19 @@ turn_a, turn_b = np.array(turns).T
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True)
-axes[0].plot(np.arange(40), block_a, ".", np.arange(40, 80), block_b, ".")
-axes[1].plot(np.arange(0, 80, 2), turn_a, ".", np.arange(1, 80, 2), turn_b, ".")
-ceiling = 1.3 * np.quantile(np.concatenate([block_b, turn_b]), 0.9)
-for ax, title in zip(axes, ("In blocks: only B is hit", "In turns: both are hit alike"), strict=True):
-    ax.axvspan(40, 80, color="0.9", zorder=0)
-    ax.set(title=title, xlabel="call number", ylim=(0, ceiling))
-    ax.text(41, 0.02 * ceiling, "a neighbour works", fontsize=8)
+calls_of = {"A": (np.arange(40), np.arange(0, 80, 2)), "B": (np.arange(40, 80), np.arange(1, 80, 2))}
+for (name, x_of), color, block, turn in zip(
+    calls_of.items(), ("#0072B2", "#D55E00"), (block_a, block_b), (turn_a, turn_b), strict=True
+):
+    for ax, position, ms in zip(axes, x_of, (block, turn), strict=True):
+        ax.plot(position, ms, "o", color=color, markersize=3)
+    axes[0].text(x_of[0][19], 0.3 * block_a.min(), name, color=color, fontweight="bold")
+    axes[1].text(x_of[1][18 if name == "A" else 21], 0.3 * block_a.min(), name, color=color, fontweight="bold")
+for ax, title in zip(axes, ("In blocks, only B meets the neighbour", "In turns, both meet it"), strict=True):
+    ax.axvspan(40, 80, color="0.92", zorder=0)
+    ax.set(title=title, xlabel="number of the call", ylim=(0, 1.25 * np.quantile([*block_b, *turn_b], 0.95)))
+    ax.text(0.98, 0.97, "a neighbour works", fontsize=9, color="0.3", ha="right", va="top", transform=ax.transAxes)
 axes[0].set_ylabel("time of one call (ms)")
-axes[0].text(12, 0.5 * block_a.min(), "A", color="C0")
-axes[0].text(62, 0.5 * block_a.min(), "B", color="C1")
 plt.show()
 
 # %% tags=["nbval-ignore-output"]
@@ -454,8 +462,8 @@ print(f"in blocks, ratio of medians: B takes {np.median(block_b) / np.median(blo
 print(f"in turns, median of ratios:  B takes {np.median(turn_b / turn_a):.2f} times as long as A")
 
 # %% [markdown]
-# The truth is 1. (On a machine with more idle cores than you use, the neighbour may not be felt at all.) In turns, what the machine does to one round it does to both, and the ratio *taken round by round*
-# cancels it. A slow drift does not cancel completely, since B always comes second. Let the order alternate, A B B A, and
+# The truth is 1. (On a machine with more idle cores than you use, the neighbour may not be felt at all.) In turns, what the
+# machine does to a whole round it does to both, and the ratio *taken round by round* cancels it. A slow drift does not cancel completely, since B always comes second. Let the order alternate, A B B A, and
 # a linear drift has exactly the same sum over both:
 
 # %%
@@ -523,12 +531,12 @@ def roof_ms(macs, moved):
     return roof.overhead_microseconds / 1e3 + limit
 
 
-# %% jupyter={"outputs_hidden": true}
+# %%
 assert roof_ms(0, 1) >= roof.overhead_microseconds / 1e3
 assert roof_ms(2e9, 1) > 1.99 * roof_ms(1e9, 1) - roof.overhead_microseconds / 1e3
 print("overhead + max(MACs / peak, bytes / bandwidth)")
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] jupyter={"outputs_hidden": true}
 batches, n = [1, 2, 4, 8, 16, 32, 64, 128, 256], 2048
 wide = nn.Linear(n, n, bias=False)
 inputs = {str(B): partial(wide, torch.rand(B, n, generator=generator)) for B in batches}
@@ -536,28 +544,33 @@ measured = [timing.median for timing in measure.compare(inputs, rounds=rounds).t
 predicted = [roof_ms(B * n * n, 4 * (2 * B * n + n * n)) for B in batches]
 pd.DataFrame({"roofline, ms": predicted, "measured, ms": measured}, index=batches).rename_axis("batch").round(3).T
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 fig, ax = plt.subplots()
-ax.plot(batches, np.array(measured) / batches, "o-", label="measured")
-ax.plot(batches, np.array(predicted) / batches, color="0.4", linestyle="--", label="roofline")
-ax.set(xscale="log", yscale="log", xlabel="batch", ylabel="time per sample (ms)", xlim=(0.9, 900))
-ax.set_title("The weights are read once for all samples of a call")
+for name, ms, style in (("measured", measured, "o-"), ("roofline", predicted, "--")):
+    ax.plot(batches, np.divide(ms, batches), style, color="#0072B2" if name == "measured" else "0.4", label=name)
+ax.set(xscale="log", yscale="log", xlabel="batch", ylabel="time per sample (ms)", xlim=(0.9, 600))
+ax.set_xticks(batches, batches)
+ax.yaxis.set_major_formatter("{x:g}")
+ax.yaxis.set_minor_formatter(lambda y, _: f"{y:g}" if str(f"{y:e}")[0] in "25" else "")
+ax.set_title("A sample takes less time in a larger batch")
 plots.label_lines(ax)
 plt.show()
 
 # %% [markdown]
-# While the weights' bytes dominate, a larger batch costs little more, and the time per sample falls. How much here, from one
-# sample to eight?
+# While the weights' bytes dominate, another sample is free, *says the roofline*: the weights are read once for all samples of a
+# call. Kernels for a few rows need not keep that promise. What did they make of it here, from one sample to eight?
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] jupyter={"outputs_hidden": true}
 one, eight = measured[0], measured[batches.index(8)]
-print(f"eight samples take {eight / one:.1f} times as long as one: {eight / one / 8:.2f} times as long per sample")
+print(
+    f"eight samples: by the roofline {predicted[3] / predicted[0]:.1f} times the time of one, measured {eight / one:.1f}"
+)
 
 # %% [markdown]
-# That is also where a compressed linear layer gains most at batch 1: it reads fewer weights.
+# At batch 1, reading the weights is most of the work, and a compressed linear layer has fewer of them to read.
 #
 # **Memory format.** Images are stored (batch, channels, height, width). *Channels last* keeps the shape and changes the
-# order in memory, such that all channels of one position lie together. Results are equal, times are not.
+# order in memory, such that all channels of one position lie together. Results are equal but for rounding, times are not.
 
 # %%
 conv = chain("dense", channels, channels, 3)
@@ -614,21 +627,9 @@ pd.DataFrame({name: {f: break_even(f, *shape) for f in formats} for name, shape 
 )
 
 # %% [markdown]
-# At stride 1 the break-even rank in parameters is the same, as MACs are positions times parameters. At stride 2 a chain
-# that starts with $1 \times 1$ breaks even earlier in MACs:
-
-# %%
-R = break_even("tucker2", 64, 64, 3)
-shape, weights = (1, 64, 16, 16), 64 * 64 * 9
-strided, small = (
-    measure.cost(chain("dense", 64, 64, 3, stride=2), shape),
-    measure.cost(chain("tucker2", 64, 64, 3, R, 2), shape),
-)
-assert small.params < strided.params
-assert small.macs > strided.macs
-print(f"tucker2 at rank {R}, stride 2: fewer parameters than dense, more MACs")
-
-# %% [markdown]
+# At stride 1 the break-even rank in parameters is the same, as MACs are positions times parameters. At stride 2 it is not: that is
+# exercise 4.
+#
 # And on the clock? **Predict** the rank at which the chain takes as long as the dense layer: at the break-even of MACs,
 # or well below? Two layers with equal MACs, one with a large map and few channels, one the other way round.
 
@@ -645,19 +646,23 @@ for name, (c, s) in cases.items():
     curves[name] = pd.DataFrame(rows, columns=["format", "rank", "macs", "time"])
     print(f"{name}: {len(models)} chains timed")
 
-# %%
-fig, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True)
+# %% jupyter={"outputs_hidden": true}
+fig, axes = plt.subplots(1, 2, figsize=(9, 3.9), sharey=True, layout="constrained")
 for ax, (name, curve) in zip(axes, curves.items(), strict=True):
-    ax.plot([0, 1], [0, 1], color="0.6", linestyle="--")
-    ax.axhline(1, color="0.6", linewidth=1)
+    ax.plot([0, 1], [0, 1], color="0.5", linestyle="--")
+    ax.axhline(1, color="0.5", linewidth=1)
     for format, part in curve.groupby("format", sort=False):
         ax.plot(part.macs, part.time, **plots.FORMAT_STYLE[format], label=format)
-    ax.set(title=name, xlabel="MACs / dense", xlim=(0, 1.4))
-axes[0].set(ylabel="time / dense", ylim=(0, 1.1 * max(1, *(curve.time.max() for curve in curves.values()))))
+    ax.set(xlabel="MACs of the chain / of the dense layer", xlim=(0, 1.35))
+    ax.set_title(name, fontsize=10, fontweight="normal")
+axes[0].set(
+    ylabel="time / of the dense layer", ylim=(0, 1.1 * max(1, *(curve.time.max() for curve in curves.values())))
+)
 for ax in axes:
     plots.label_lines(ax)
-axes[0].text(0.6, 0.3, "dashed: time like MACs", fontsize=8, color="0.4")
-fig.suptitle("Time does not follow MACs", y=1.07, fontweight="bold")
+    ax.text(1.34, 0.98, "as fast as dense", fontsize=8, color="0.4", ha="right", va="top")
+    ax.text(0.6, 0.52, "time like MACs", fontsize=8, color="0.4", va="top")
+fig.suptitle("Time does not follow MACs", x=0.01, ha="left", fontweight="bold")
 plt.show()
 
 # %% [markdown]
@@ -765,26 +770,8 @@ assert training == 4 * 100 * sum(widths[1:])
 print(f"forward, 100 samples: {inference:,} bytes without gradients, {training:,} with")
 
 # %% [markdown]
-# So a chain of $L$ stages keeps $L - 1$ maps more than the dense layer, each of $B R H W$ numbers. Whether that is much
-# depends on the rank: with `cp` ranks are large. Elementwise functions add theirs. A worked example: $d$ exponentials in
-# a row. Their derivative is their result, which is saved; backward adds one product, and a second one while it passes
-# the gradient on, since variable `y` still holds the last result:
-
-
-# %%
-def exponentials(x, depth):
-    y = x
-    for _ in range(depth):
-        y = torch.exp(y)
-    y.sum().backward()
-
-
-v = torch.zeros(5000, requires_grad=True)
-for depth in (2, 3, 6):
-    v.grad = None
-    copies = measure.peak_memory(exponentials, v, depth) / v.nbytes
-    assert depth + 2 <= copies < depth + 2.01
-print("d exponentials: d + 2 copies at the worst moment")
+# So a chain of $L$ stages keeps $L - 1$ maps more than the dense layer, at stride 1 each of $B R H W$ numbers. Whether that is much
+# depends on the rank: with `cp` ranks are large.
 
 # %% [markdown]
 # **Predict, then reveal.** One training step (forward and backward) of our convolution, dense and as chains of equal
@@ -811,10 +798,15 @@ for format in per_position:
 pd.DataFrame(memory).T.round(2)
 
 # %% [markdown]
-# (The rank of `dense` means nothing. `cp` buys many terms for its parameters, and each stage keeps a map of all of them.)
-# **A compressed layer can need more memory to train than the original.** The remedy is *checkpointing*: keep only the
-# chain's input, and compute the rest again during backward. It is paid for in MACs. Linear layers first, where we can
-# count:
+# <details><summary>What the table says</summary>
+#
+# A compressed layer can need *more* memory to train than the original. `cp` buys many terms for its parameters, and each stage keeps a
+# map of all of them. (The rank of `dense` means nothing.)
+# </details>
+#
+# The remedy is *checkpointing*: keep only the
+# chain's input, and compute the rest again during backward (Chen et al. 2016). It is paid for in MACs. Linear layers, where we
+# can count; the gradient of the input is computed, too:
 
 
 # %%
@@ -840,32 +832,102 @@ assert results["checkpointed"]["peak bytes of forward"] == inference
 print("a step is 3 forward passes; checkpointing adds the recomputation of all stages but the last")
 
 # %% [markdown]
+# ## On a GPU
+#
+# All counts stay as they are; the clock does not. A call only puts a *kernel* (a program for the GPU) into a queue and returns, often
+# before the kernel has begun. A stopwatch around the call times the queueing. A queue with one worker shows the effect
+# without a GPU; each of its ten jobs takes twenty milliseconds:
+
+# %% tags=["nbval-ignore-output"]
+with ThreadPoolExecutor(1) as queue:
+    start = time.perf_counter()
+    jobs = [queue.submit(time.sleep, 0.02) for _ in range(10)]
+    queued = time.perf_counter() - start
+    jobs[-1].result()  # the queue keeps its order: when the last job is done, all are
+    done = time.perf_counter() - start
+assert queued < 0.2 <= done
+print(f"returned after {1e3 * queued:.1f} ms, done after {1e3 * done:.0f} ms")
+
+# %% [markdown]
+# So a stopwatch has to wait for the queue, *before* it starts (for what others have put there) and before it stops:
+# `torch.cuda.synchronize()`. `measure.latency` and `measure.compare` do so by themselves. This is the code that reads the clock:
+
+# %%
+print(inspect.getsource(timing._milliseconds))
+
+# %% tags=["nbval-ignore-output"]
+if torch.cuda.is_available():
+    print(measure.latency(nn.Linear(2048, 2048, device="cuda"), torch.rand(64, 2048, device="cuda")))
+else:
+    print("no GPU here: the calls of synchronize above were not executed, here or anywhere in this notebook")
+
+# %% [markdown]
+# **Warm-up** matters more: the first call makes the GPU's context, loads or compiles kernels and may try several. And each
+# kernel pays for its **launch**, some microseconds. In one stream, $L$ kernels whose bytes come from memory cannot take less than
+#
+# $$\max\Bigl(L\,t_{\text{launch}},\ \sum\nolimits_{\ell} \max(\text{MACs}_\ell / \pi,\ \text{bytes}_\ell / \beta)\Bigr) ,$$
+#
+# unless launches are recorded once and replayed together (CUDA graphs). Put your GPU's numbers into the parameters. (By default torch
+# lets convolutions in float32 round their factors for tensor cores, TF32; then that rate is the peak.) Half
+# precision has two bytes a number, so $I = \frac 12 (1/B + 1/m + 1/n)^{-1}$, and a layer needs sizes above
+# $I^*$ times the bytes of a number to reach the ridge:
+
+# %% tags=["nbval-ignore-output"]
+machines = {"CPU, measured": (roof.gmacs_per_second["float32"], roof.gbytes_per_second, roof.overhead_microseconds, 4)}
+machines["GPU, float32"] = (gpu_gmacs, gpu_gbytes, gpu_launch, 4)
+machines["GPU, float16"] = (gpu_half_gmacs, gpu_gbytes, gpu_launch, 2)
+limits = pd.DataFrame(machines, index=["GMAC/s", "GB/s", "us a call", "bytes a number"]).T
+limits["ridge (MAC/byte)"] = limits["GMAC/s"] / limits["GB/s"]
+limits["sizes above"] = limits["ridge (MAC/byte)"] * limits["bytes a number"]
+limits["million MACs in a call's time"] = limits["GMAC/s"] * limits["us a call"] / 1e3
+limits.T.round(1)
+
+# %% [markdown]
+# The last row says how much work a stage must bring along before its arithmetic is longer than its launch. **Predict:** by this
+# bound, is a chain of our convolution, with all its savings in MACs, faster than the dense kernel on that GPU in float32? Change
+# `batch`, and see.
+
+# %% jupyter={"outputs_hidden": true}
+bounds = {}
+for format in per_position:
+    table = stages(chain(format, channels, channels, 3, rank), x)
+    work = np.maximum(table.macs / gpu_gmacs, table.bytes / gpu_gbytes) / 1e3
+    launches, done = len(work) * gpu_launch, 0.0
+    for number, us in enumerate(work, 1):  # a kernel begins when it is launched and the one before is done
+        done = max(done, number * gpu_launch) + us
+    bound = max(launches, work.sum())
+    assert bound <= done <= launches + work.sum()
+    bounds[format] = {"MACs / dense": table.macs.sum() / tables["dense"].macs.sum(), "kernels": len(table)}
+    bounds[format] |= {"launches, us": launches, "work, us": work.sum(), "at least, us": bound}
+pd.DataFrame(bounds).T.round(2)
+
+# %% [markdown]
 # ## The order of contraction
 #
-# A TT-matrix has cores of shape $R_k \times m_k \times n_k \times R_{k+1}$ for $k = 0, \dots, d - 1$, with $m_k$ digits of the
-# outputs and $n_k$ of the inputs. The sum over all bonds and input digits has one value and many orders. A sweep from the
-# *last* core has, at core $k$, the inputs $n_0 \cdots n_{k}$ not yet met and the outputs $m_{k+1} \cdots m_{d-1}$ done:
+# A TT-matrix has cores of shape $R_q \times m_q \times n_q \times R_{q+1}$ for $q = 0, \dots, d - 1$, with $m_q$ the digits of the
+# outputs and $n_q$ those of the inputs. The sum over all bonds and input digits has one value and many orders. Take the cores one after
+# the other from the *last* one. At core $q$ the inputs $n_0 \cdots n_q$ are not yet met, and the outputs $m_{q+1} \cdots m_{d-1}$ are done:
 #
-# $$\text{MACs} = B \sum_k \; (n_0 \cdots n_{k-1}) \; (R_k m_k)(n_k R_{k+1}) \; (m_{k+1} \cdots m_{d-1}) .$$
+# $$\text{MACs} = B \sum_{q=0}^{d-1} \; (n_0 \cdots n_{q-1}) \; (R_q m_q)(n_q R_{q+1}) \; (m_{q+1} \cdots m_{d-1}) .$$
 #
-# The sweep from the first core is the same formula for the reversed train.
+# From the first core it is the same formula for the reversed train.
 
 
 # %%
-def sweep_macs(m, n, R, B):
+def from_last_macs(m, n, R, B):
     bonds = [1, *R, 1]
     return B * sum(
-        math.prod(n[:k]) * bonds[k] * m[k] * n[k] * bonds[k + 1] * math.prod(m[k + 1 :]) for k in range(len(m))
+        math.prod(n[:q]) * bonds[q] * m[q] * n[q] * bonds[q + 1] * math.prod(m[q + 1 :]) for q in range(len(m))
     )
 
 
-def reverse_macs(m, n, R, B):
-    return sweep_macs(m[::-1], n[::-1], R[::-1], B)
+def from_first_macs(m, n, R, B):
+    return from_last_macs(m[::-1], n[::-1], R[::-1], B)
 
 
 # %% [markdown]
-# Both sweeps as plain matrix products. `y` is always (what is left of the inputs, bond and digit to be met, outputs
-# done):
+# Both orders as plain matrix products. From the last core, `y` is always (what is left of the inputs, bond and digit to be met,
+# outputs done); from the first, (batch and outputs done, bond and digit to be met, what is left of the inputs):
 
 
 # %%
@@ -895,7 +957,7 @@ def from_first(cores, x):
 # %%
 def random_cores(m, n, R, dtype=torch.float32):
     bonds = [1, *R, 1]
-    sizes = [(bonds[k], m[k], n[k], bonds[k + 1]) for k in range(len(m))]
+    sizes = [(bonds[q], m[q], n[q], bonds[q + 1]) for q in range(len(m))]
     return [torch.randn(size, generator=generator, dtype=dtype) / math.prod(size[2:]) ** 0.5 for size in sizes]
 
 
@@ -913,19 +975,19 @@ cores, samples = random_cores(m, n, R, torch.float64), torch.rand(B, 24, generat
 
 # %%
 matrix = torch.einsum("aipb,bjqc,ckrd->ijkpqr", *cores).reshape(30, 24)
-for sweep, formula in ((from_last, sweep_macs), (from_first, reverse_macs)):
-    assert torch.allclose(sweep(cores, samples), samples @ matrix.T)
-    assert counted(sweep, cores, samples) == formula(m, n, R, B)
-print("both sweeps equal the dense product, and cost what the formula says")
+for contract, formula in ((from_last, from_last_macs), (from_first, from_first_macs)):
+    assert torch.allclose(contract(cores, samples), samples @ matrix.T)
+    assert counted(contract, cores, samples) == formula(m, n, R, B)
+print("both orders equal the dense product, and cost what the formula says")
 
 # %% [markdown]
 # Now a large layer, the first fully connected one of a VGG network in the digits of Novikov et al. 2015:
-# $25088 = 2 \cdot 7 \cdot 8 \cdot 8 \cdot 7 \cdot 4$ inputs, $4096 = 4^6$ outputs, rank 4. **Which sweep is
-# cheaper?** Guess by how the intermediate result grows or shrinks.
+# $25088 = 2 \cdot 7 \cdot 8 \cdot 8 \cdot 7 \cdot 4$ inputs, $4096 = 4^6$ outputs, rank 4. **Predict:** which order is
+# cheaper? Guess by how the intermediate result grows or shrinks.
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 n, m, R = (2, 7, 8, 8, 7, 4), (4,) * 6, (4,) * 5
-macs = {"dense": 25088 * 4096, "from first": reverse_macs(m, n, R, 1), "from last": sweep_macs(m, n, R, 1)}
+macs = {"dense": 25088 * 4096, "from first": from_first_macs(m, n, R, 1), "from last": from_last_macs(m, n, R, 1)}
 assert macs["from last"] < macs["from first"] < macs["dense"]
 print("MACs of a sample:", "  ".join(f"{name} {count:,}" for name, count in macs.items()))
 
@@ -942,13 +1004,13 @@ print(layer.explain(batch))
 # %%
 samples = torch.rand(3, 25088, generator=generator)
 with torch.no_grad():
-    planned, swept = layers.freeze(layer, samples)(samples), from_last(cores, samples)
-assert (planned - swept).norm() < 1e-4 * swept.norm()
+    planned, plain = layers.freeze(layer, samples)(samples), from_last(cores, samples)
+assert (planned - plain).norm() < 1e-4 * plain.norm()
 assert measure.cost(layer, (3, 25088)).macs < 3 * macs["dense"]
 print("the planned layer computes the same, with fewer MACs than the dense one")
 
 # %% [markdown]
-# **Predict, then reveal.** Will the sweep with fewer MACs be the faster one?
+# **Predict, then reveal.** Will the order with fewer MACs be the faster one?
 
 # %% tags=["nbval-ignore-output"] jupyter={"outputs_hidden": true}
 orders, rows = {"from first": partial(from_first, cores), "from last": partial(from_last, cores)}, []
@@ -962,13 +1024,17 @@ for B in (1, batch):
 pd.DataFrame(rows, columns=["batch", "order", "MACs", "ms"]).set_index(["batch", "order"]).round(3)
 
 # %% [markdown]
-# MACs decide between orders only as far as the products have decent shapes. The first step of the sweep from the last core
+# <details><summary>Compare, when you have looked</summary>
+#
+# MACs decide between orders only as far as the products have decent shapes. The first step from the last core
 # multiplies thousands of vectors of four numbers by a $16 \times 4$ matrix, one small product each: calls and bytes,
-# hardly work. Merging the last two cores makes one larger product of it. That is what the plan above tells you.
+# hardly work. Where that order is the slower one, this is why. Merging the last two cores makes one larger product of it;
+# the plan above says which cores it merges.
+# </details>
 #
 # **Predict, then reveal.** What decides more: the order for a given format, or the format, each in its best order? Count
 # both. First four ways to use the layer above; then five formats for a square layer of 1024 inputs, in digits
-# $4 \cdot 8 \cdot 8 \cdot 4$, all with about one percent of its parameters, and for `ttm` its orders.
+# $4 \cdot 8 \cdot 8 \cdot 4$, all with about one percent of its parameters, and three orders for its `ttm`.
 
 # %% jupyter={"outputs_hidden": true}
 with torch.no_grad():
@@ -979,21 +1045,24 @@ for format in ("svd", "cp", "tucker", "tt", "ttm"):
     made = layers.factorize(square, format, share=0.01, weights="fresh", seed=seed, **options)
     of_formats[format] = layers.macs(square, format, made.rank, **options)
 bonds = [core.shape[3] for core in made.factors()[:-1]]
-of_square = {"from last": sweep_macs(digits, digits, bonds, 1), "dense": 1024**2, "best": of_formats["ttm"]}
+of_square = {"from last": from_last_macs(digits, digits, bonds, 1), "dense": 1024**2, "best": of_formats["ttm"]}
 for name, counts in {"VGG, ttm": of_vgg, "1024, ttm": of_square, "1024, formats": of_formats}.items():
     print(f"{name:<14} spread {max(counts.values()) / min(counts.values()):5.1f}:", counts)
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 spread = {name: max(counts.values()) / min(counts.values()) for name, counts in
           {"VGG": of_vgg, "square": of_square, "formats": of_formats}.items()}  # fmt: skip
 assert min(spread["VGG"], spread["formats"]) > 10 > spread["square"]
 print("an order may decide a factor of more than ten, and so may a format; on the square layer the format decides more")
 
 # %% [markdown]
-# So neither rule of thumb holds. In the wide layer the worst order, to multiply the matrix out first, costs more than ten times as
-# much as the best one, while the sensible ones, sweeps and plans, differ by a factor of about two. In the square layer all
-# orders of `ttm` are that close, and another format is far cheaper, at equal parameters. (What it does to accuracy is
-# another question, which parameters do not answer either.)
+# <details><summary>What decides more?</summary>
+#
+# Neither rule of thumb holds. In the wide layer the worst order, to multiply the matrix out first, costs more than ten times as
+# much as the best one, while the sensible ones, core by core or planned, differ by a factor of about two. In the square layer the
+# three orders of `ttm` are that close, and another format is far cheaper, at about equal parameters. (What it does to
+# accuracy is another question, which parameters do not answer either.)
+# </details>
 
 # %% [markdown]
 # ## Predict, then measure
@@ -1003,15 +1072,10 @@ print("an order may decide a factor of more than ten, and so may a format; on th
 # 1. **MACs**: time = MACs / one rate for everything.
 # 2. **Roofline**: per stage, overhead + max(MACs / peak, bytes / bandwidth), then the sum.
 # 3. **Fitted roofline**: kernels do not reach the roof. Multiply each stage's roofline time by a factor for its kind
-#    (pointwise, spatial, depthwise), and add a constant for each stage.
+#    ($1 \times 1$, spatial, depthwise), and add a constant for each stage.
 #
-# The rate of model 1 and the four constants of model 3 come from *other* layers than those that are predicted. Fitting on
-# the layers one reports is the commonest way to get a good model.
-
-
-# %%
-def kind(conv):
-    return "depthwise" if conv.groups > 1 else "pointwise" if conv.kernel_size == (1, 1) else "spatial"
+# The rate of model 1 and the four constants of model 3 come from *other* layers than those that are predicted. A model that is
+# fitted on the layers one reports looks better than it is.
 
 
 # %%
@@ -1056,6 +1120,7 @@ print(f"{len(chains)} chains to predict")
 
 # %% tags=["nbval-ignore-output"]
 calls = dict(enumerate(seen.call)) | chains
+print(f"timing {len(seen)} stages and {len(chains)} chains in turns, {2 * rounds} rounds")
 timed = measure.compare({str(key): call for key, call in calls.items()}, rounds=2 * rounds).timings
 seen["ms"] = [timed[str(i)].median for i in seen.index]
 box = [timed[name].median for name in chains]
@@ -1067,7 +1132,7 @@ print(f"model 1: {rate / 1e6:.3g} GMAC/s for everything")
 # relative errors count alike:
 
 # %%
-kinds = ["pointwise", "spatial", "depthwise"]
+kinds = ["1 x 1", "spatial", "depthwise"]
 
 
 def features(table):
@@ -1081,7 +1146,7 @@ print(
 )
 
 # %% [markdown]
-# The first three say how many times longer than its roofline's time a stage of each kind takes here. **Before you go on:**
+# The first three say how many times as long as its roofline's time a stage of each kind takes here, beside the constant. **Before you go on:**
 # what mean error do you expect of each model on the layers that took no part?
 
 # %% tags=["nbval-ignore-output"]
@@ -1090,26 +1155,27 @@ result["roofline"] = [table.roofline.sum() for table in tables]
 result["fitted"] = [(features(table) @ constants).sum() for table in tables]
 result.drop(columns="layer").groupby("format", sort=False).mean().round(2)
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output"] jupyter={"outputs_hidden": true}
 result["measured"] = box
 model_names = ["MACs", "roofline", "fitted"]
 error = result[model_names].sub(result.measured, axis=0).abs().div(result.measured, axis=0)
 print("mean error of the latency models:", {name: f"{value:.0%}" for name, value in error.mean().items()})
-print("smallest here:", error.mean().idxmin())
 result.round(2)
 
-# %%
-fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.5), sharey=True)
-ends = [0, 1.2 * result[["measured", *model_names]].max().max()]
-titles = ("MACs alone", "Roofline", "Roofline, fitted on other layers")
+# %% jupyter={"outputs_hidden": true}
+fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.7), sharex=True, sharey=True, layout="constrained")
+titles = ("MACs alone", "Roofline", "Fitted roofline")
+ends = np.array([0.8, 1.25]) * [f(result[["measured", *model_names]].to_numpy()) for f in (np.min, np.max)]
 for ax, name, title in zip(axes, model_names, titles, strict=True):
     ax.plot(ends, ends, color="0.6", linewidth=1)
     for format, part in result.groupby("format", sort=False):
         style = plots.FORMAT_STYLE.get(format, {"color": "black", "marker": "*"})
         ax.plot(part[name], part.measured, **(style | {"linestyle": "none"}), label=format)
-    ax.set(title=title, xlabel="predicted (ms)", xlim=(0, None), ylim=(0, 1.3 * result.measured.max()))
+    ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="predicted (ms)", aspect="equal")
+    ax.set_title(f"{title}: mean error {error[name].mean():.0%}", fontsize=9, fontweight="normal")
 axes[0].set_ylabel("measured (ms)")
-axes[1].legend(loc="lower right", fontsize=8)
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
+fig.suptitle("Layers that no model has seen: on the line, a prediction is right", x=0.01, ha="left", fontweight="bold")
 plt.show()
 
 # %% [markdown]
@@ -1244,9 +1310,10 @@ check.ridge_batch(ridge_batch)
 # %% [markdown]
 # ### 6. Stretch: the cheapest meeting point (25 minutes)
 #
-# The first $p$ cores of a TT-matrix can be swept from the first one, the others from the last one, in either order. Restrict yourself to this: start
-# with the last $d - p$ cores (from the last towards core $p + 1$), then go on with the first $p$ (from the first towards core $p$). Give the MACs of
-# the best $p$, $0 \le p \le d$, for one sample. `row_dims` are the outputs' digits $m$, `col_dims` the inputs' digits $n$, `ranks` the inner bonds.
+# One can contract the input with some cores of a TT-matrix from the last one and with the others from the first one. Restrict
+# yourself to this: cores $d - 1, d - 2, \dots, p$ first, then cores $0, 1, \dots, p - 1$, one at a time, none merged. Give the MACs of
+# the best $p$, $0 \le p \le d$, for one sample. `row_dims` are the outputs' digits $m_0, \dots, m_{d-1}$, `col_dims` the inputs'
+# digits $n_0, \dots, n_{d-1}$, `ranks` the inner bonds $R_1, \dots, R_{d-1}$.
 
 
 # %%
@@ -1259,8 +1326,8 @@ check.two_sided_macs(two_sided_macs)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# In the second phase there is a bond between cores $p$ and $p + 1$ that stays open until the end: it multiplies the MACs of each of the first $p$ cores but
-# the one that closes it, where it is summed.
+# In the second phase the bond $R_p$, between cores $p - 1$ and $p$, stays open until core $p - 1$ closes it. It multiplies the MACs of
+# cores $0, \dots, p - 2$. Core $p - 1$ has it as its own right bond, where it counts once. The outputs of the first phase multiply all.
 # </details>
 # <details><summary>Solution</summary>
 #
@@ -1274,16 +1341,18 @@ check.two_sided_macs(two_sided_macs)
 # - Depthwise stages stay below $k / 8$ MACs per byte whatever you do. More MACs can take less time when they move fewer bytes.
 # - Time in turns, after a warm-up, with a stated number of threads; report medians of ratios and their spread.
 # - Training a chain keeps a map for each stage; checkpointing trades it for MACs.
+# - A GPU's queue hides what a call takes (synchronize), and every stage pays a launch.
 # - Format and order of contraction decide the work together: count both before you choose a rank.
 #
 # ## Further reading
 #
-# - S. Williams, A. Waterman and D. Patterson, *Roofline: an insightful visual performance model for multicore architectures*,
+# - S. Williams, A. Waterman and D. Patterson, [*Roofline: an insightful visual performance model for multicore architectures*](https://doi.org/10.1145/1498765.1498785),
 #   Communications of the ACM 52(4), 2009.
-# - J. D. McCalpin, *Memory bandwidth and machine balance in current high performance computers*, 1995 (the STREAM triad).
+# - J. D. McCalpin, *Memory bandwidth and machine balance in current high performance computers*, IEEE TCCA Newsletter, 1995 (the STREAM triad).
 # - V. Lebedev et al., [*Speeding-up convolutional neural networks using fine-tuned CP-decomposition*](https://arxiv.org/abs/1412.6553), ICLR 2015.
 # - A. Novikov et al., [*Tensorizing neural networks*](https://arxiv.org/abs/1509.06569), NeurIPS 2015.
-# - T. Chen et al., *Training deep nets with sublinear memory cost*, 2016 (checkpointing).
+# - T. Chen et al., [*Training deep nets with sublinear memory cost*](https://arxiv.org/abs/1604.06174), 2016 (checkpointing).
+# - NVIDIA, *A100 Tensor Core GPU architecture*, white paper, 2020 (the GPU's peaks and bandwidth).
 
 # %% [markdown]
 # Previous: [06 build tensor layers](06_build_tensor_layers.ipynb) · Next: [10 run a study](10_run_a_study.ipynb) · [Solutions](solutions/07_measure_what_it_costs.ipynb) · [Glossary](GLOSSARY.md)

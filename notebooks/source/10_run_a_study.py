@@ -12,7 +12,7 @@
 # **Time.** 110 minutes: 35 to read text and code, 75 for the exercises. Run All takes a minute or two.
 # **Difficulty.** Medium.
 #
-# Previous: [07 measure what it costs](07_measure_what_it_costs.ipynb) · [Solutions](solutions/10_run_a_study.ipynb) · [Glossary](GLOSSARY.md)
+# Previous: [07 measure what it costs](07_measure_what_it_costs.ipynb) · Next: [20 compute with trains](20_compute_with_trains.ipynb) · [Solutions](solutions/10_run_a_study.ipynb) · [Glossary](GLOSSARY.md)
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": four live runs; "full": twelve
@@ -84,7 +84,7 @@ print((paths.NOTEBOOKS / "sweeps" / "rank_study.yaml").read_text())
 
 # %% [markdown]
 # Look at the pairs of ranks. A CP term of this layer has $64 + 3 + 3 + 64$ parameters; Tucker-2 at rank $(r, r)$ has
-# $2 \cdot 64 r + 9 r^2$. Ranks are whole numbers, so sizes cannot be equal; these are the nearest:
+# $2 \cdot 64 r + 9 r^2$. Ranks are whole numbers, so sizes are seldom equal; these CP ranks come nearest:
 
 # %% tags=["nbval-check-output"]
 for cp_rank, tucker_rank in ((12, 8), (39, 18), (79, 28)):
@@ -96,7 +96,7 @@ for cp_rank, tucker_rank in ((12, 8), (39, 18), (79, 28)):
 # %% [markdown]
 # ## Run a small one, live
 #
-# A run of this study takes half a minute. To see what a sweep does, a toy is enough: a network whose true accuracy we
+# A run of this study takes longer than you want to wait. To see what a sweep does, a toy is enough: a network whose true accuracy we
 # know, measured on so many test images. This is the whole experiment, two cells:
 
 # %%
@@ -141,13 +141,13 @@ assert tnlib("sweep toy.yaml --results records --out copies --dry-run") == 0
 assert tnlib("sweep toy.yaml --results records --out copies --workers 2") == 0
 
 # %% [markdown]
-# Now the command again. **What do you expect it to do?**
+# Now the command again. **Predict** what it does.
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-check-output"] jupyter={"outputs_hidden": true}
 assert tnlib("sweep toy.yaml --results records --out copies --workers 2") == 0
 
 # %% [markdown]
-# Nothing: every run is *keyed* by a hash of the notebook's code and all its parameters, and its record carries that key.
+# Every run is *keyed* by a hash of the notebook's code and all its parameters, and its record carries that key.
 # This is all there is to resuming. Stop a sweep with Ctrl-C, kill it, pull the plug: the records that are there are
 # whole, the others do not exist, and the same command goes on. How far to trust that? Sweeps were killed at random
 # moments and resumed, and their records counted:
@@ -155,7 +155,7 @@ assert tnlib("sweep toy.yaml --results records --out copies --workers 2") == 0
 # %% tags=["nbval-check-output"]
 kills = study.results("bench-sweeps").iloc[-1]
 resumed, exact = kills["metrics.killed_sweeps"], kills["metrics.kills_exactly_one_record"]
-print(f"{resumed} sweeps were to be killed and begun again; {exact} of them have exactly one valid record a cell")
+print(f"{resumed} sweeps were to be killed and begun again; {exact} of them have exactly one valid record a run")
 assert resumed == exact
 
 # %% [markdown]
@@ -169,8 +169,9 @@ assert resumed == exact
 # those of 100 images, or those of 10,000?
 
 # %% jupyter={"outputs_hidden": true}
-live = study.results("toy", work / "records")
-live[["parameters.images", "seed", "metrics.measured"]].sort_values(["parameters.images", "seed"], ignore_index=True)
+live = study.results("toy", work / "records")  # by date: in the order in which the workers finished
+live = live.sort_values(["parameters.images", "seed"], ignore_index=True)
+live[["parameters.images", "seed", "metrics.measured"]]
 
 # %% [markdown]
 # A record leads back to its run. `tnlib run --from RECORD` executes the same notebook with the same parameters and
@@ -191,7 +192,8 @@ assert tnlib(f"run toy.ipynb --from records/{live['record'][0]}.json --out again
 # ## Look first
 #
 # The sixty published records: two formats, three sizes, ten seeds, 1,000 test images each. The ten seeds see ten
-# *disjoint* tenths of the test set, so they are independent; two formats with the same seed see the same tenth.
+# *disjoint* tenths of the test set, so what they find about this network is independent; two formats with the same seed see
+# the same tenth.
 
 # %% tags=["nbval-check-output"]
 records = study.results("compress-one-layer")
@@ -205,20 +207,28 @@ print(f"{len(records)} records of {records['metrics.test_images'].iloc[0]} image
 # %%
 fig, ax = plt.subplots()
 positions = {"4 %": 0, "14 %": 1, "29 %": 2}
-for shift, name in ((-0.12, "cp"), (0.12, "tucker2")):
+for shift, name in ((-0.13, "cp"), (0.13, "tucker2")):
     style = plots.FORMAT_STYLE[name]
-    x = [positions[s] + shift for s in table.index.get_level_values("size")]
-    ax.plot(x, 100 * table[name], linestyle="none", marker=style["marker"], color=style["color"], alpha=0.5)
-    means = table[name].groupby("size", observed=True).mean()
-    ax.plot([p + shift for p in positions.values()], 100 * means, color=style["color"], label=name)
+    for x, part in zip(positions.values(), (table.loc[size, name] for size in positions), strict=True):
+        ax.plot(np.full(len(part), x + shift), 100 * part, linestyle="none", alpha=0.5, **style)
+        ax.hlines(100 * part.mean(), x + shift - 0.09, x + shift + 0.09, color=style["color"], linewidth=3)
+    ax.text(
+        1.8 * shift,
+        100 * table.loc["4 %", name].mean(),
+        name,
+        color=style["color"],
+        va="center",
+        ha="left" if shift > 0 else "right",
+    )
 ax.axhline(0, color="0.7", linewidth=1)
-ax.set_xticks(list(positions.values()), [f"{name} of the layer" for name in positions])
-ax.set(ylabel="accuracy lost (points)", title="One layer compressed: a dot is 1,000 images", xlim=(-0.4, 2.7))
-plots.label_lines(ax)
+ax.set_xticks(list(positions.values()), positions)
+ax.set(xlabel="parameters of the layer that are kept", ylabel="accuracy lost (points)", xlim=(-0.5, 2.4))
+ax.set_title("The more of the layer is kept, the more the two clouds overlap")
 plt.show()
 
 # %% [markdown]
-# The clouds of dots overlap more and more towards the right. Are the formats different there, or not?
+# A dot is one run, on 1,000 images; a bar is the mean of ten. The clouds overlap more and more towards the right. Are the formats
+# different there, or not?
 #
 # ## Pairs beat piles
 #
@@ -292,7 +302,7 @@ every = d[np.indices((10,) * 4).reshape(4, -1)]  # all 10,000 ways to draw four 
 assert math.isclose(every.mean(axis=0).var(), 9 / 10 * d.var(ddof=1) / 4, rel_tol=1e-9)
 print("variance of the mean of m draws = (n - 1)/n s^2/m, over all 10,000 ways to draw m = 4 of n = 10")
 
-# %%
+# %% jupyter={"outputs_hidden": true}
 samples = rng.standard_normal((simulations // 5, 10))
 ends = np.array([bootstrap_interval(sample, rng, draws=500) for sample in samples])
 share = ((ends[:, 0] < 0) & (ends[:, 1] > 0)).mean()
@@ -300,7 +310,7 @@ assert share < level
 print(f"Student's interval {coverage:.1%}, bootstrap {share:.1%} (promised: {level:.1%})")
 
 # %% [markdown]
-# With ten pairs the bootstrap promises too much. Use it when $n$ is large or the statistic has no formula (a median, a
+# So use the percentile bootstrap when $n$ is large or the statistic has no formula (a median, a
 # ratio); for a mean of ten differences take Student's, or the exact test below. Now both, on our pairs:
 
 # %%
@@ -319,15 +329,16 @@ intervals = pd.DataFrame(rows)
 
 # %%
 fig, ax = plt.subplots()
-for shift, kind, color in ((0.2, "unpaired", "0.6"), (0, "paired", "#0072B2"), (-0.2, "bootstrap of pairs", "#D55E00")):
-    part = intervals[intervals.kind == kind]
+for shift, kind, color in ((0.2, "unpaired", "0.4"), (0, "paired", "#0072B2"), (-0.2, "bootstrap of pairs", "#D55E00")):
+    part = intervals[intervals.kind == kind].reset_index()
     y = np.arange(len(part))[::-1] + shift
     ax.hlines(y, 100 * part.low, 100 * part.high, color=color, linewidth=3)
-    ax.plot(100 * part["mean"], y, "o", color=color, label=kind)
+    ax.plot(100 * part["mean"], y, "o", color=color)
+    ax.text(100 * part.high[0] + 0.05, y[0], kind, color=color, va="center")
 ax.axvline(0, color="0.7", linewidth=1)
-ax.set_yticks([2, 1, 0], [f"{name} of the layer" for name in positions])
-ax.set(xlabel="accuracy that CP keeps and Tucker-2 loses (points)", title="The same data: pairs say more than piles")
-ax.legend(loc="lower right")
+ax.set_yticks([2, 1, 0], [f"{name} kept" for name in positions])
+ax.set(xlabel="mean accuracy lost, tucker2 - cp (points)", xlim=(None, 125 * intervals.high.max()))
+ax.set_title(f"Pairs say more than piles: {level:.0%} intervals from the same runs")
 plt.show()
 
 # %% [markdown]
@@ -335,8 +346,8 @@ plt.show()
 #
 # If the formats were interchangeable, each difference could as well have had the other sign: its distribution would be
 # symmetric about zero. With ten pairs there are $2^{10}$ sign patterns, few enough to try them all. The $p$-value is the
-# share of patterns whose mean is at least as far from zero as ours. It is exact for every $n$ and every *symmetric*
-# distribution, and needs no normal one.
+# share of patterns whose mean is at least as far from zero as ours. For independent pairs and every *symmetric*
+# distribution, $p \le \alpha$ has probability at most $\alpha$, for every $n$; no normal one is needed.
 
 
 # %%
@@ -398,12 +409,13 @@ for name, decided in holm(p).items():
 # %% [markdown]
 # ## Image by image: McNemar's test
 #
-# "No decision" is not "equal". Where it stands, one would like more seeds. There are none: ten tenths are the whole test
+# "No decision" is not "equal". A study that ends so would like more seeds. There are none: ten tenths are the whole test
 # set. But ten means of a thousand images have thrown something away. The records keep, a bit an image, which ones each
 # compressed network gets right. Images that both get right, or both wrong, say nothing about the difference. Of the
 # others, let $b$ be those that only CP gets right and $c$ those that only Tucker-2 does. If the two were equally good, each
 # of these images would be a fair coin: $b$ is binomial with $n = b + c$ and $p = 1/2$, exactly (McNemar 1947). It is a
-# statement about *these* fits on images like these, which are independent of each other.
+# statement about *these* fits on images like these, which are independent of each other. (In a study of your own choose the test
+# before you look: a second test of the same question is a second chance to be wrong.)
 
 
 # %%
@@ -464,7 +476,7 @@ print(f"s = 2 delta: {n} pairs, and the difference is seen in about {round(power
 # %% [markdown]
 # ## Never the best of several
 #
-# Report the best of $k$ seeds, and you report luck. For normal scores the best of two lies $1/\sqrt\pi$ standard
+# Report the best of $k$ seeds, and you report luck. For independent normal scores the best of two lies $1/\sqrt\pi$ standard
 # deviations above the mean, with no progress made at all:
 
 # %% tags=["nbval-check-output"]
@@ -535,11 +547,11 @@ print(
 
 
 # %%
-def sweep_cells(grid, seeds):
+def sweep_runs(grid, seeds):
     return ...
 
 
-check.sweep_cells(sweep_cells)
+check.sweep_runs(sweep_runs)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -634,9 +646,12 @@ check.percentile_interval(percentile_interval)
 # ## Further reading
 #
 # - B. Efron and R. Tibshirani, *An Introduction to the Bootstrap*, Chapman and Hall, 1993.
-# - S. Holm, *A simple sequentially rejective multiple test procedure*, Scandinavian Journal of Statistics 6, 1979.
-# - J. Demsar, *Statistical comparisons of classifiers over multiple data sets*, JMLR 7, 2006.
+# - S. Holm, [*A simple sequentially rejective multiple test procedure*](https://www.jstor.org/stable/4615733), Scandinavian Journal of
+#   Statistics 6, 1979.
+# - Q. McNemar, [*Note on the sampling error of the difference between correlated proportions or percentages*](https://doi.org/10.1007/BF02295996),
+#   Psychometrika 12, 1947.
+# - J. Demšar, [*Statistical comparisons of classifiers over multiple data sets*](https://jmlr.org/papers/v7/demsar06a.html), JMLR 7, 2006.
 # - The manuals of papermill, Dask and dask-jobqueue.
 
 # %% [markdown]
-# Previous: [07 measure what it costs](07_measure_what_it_costs.ipynb) · [Solutions](solutions/10_run_a_study.ipynb) · [Glossary](GLOSSARY.md)
+# Previous: [07 measure what it costs](07_measure_what_it_costs.ipynb) · Next: [20 compute with trains](20_compute_with_trains.ipynb) · [Solutions](solutions/10_run_a_study.ipynb) · [Glossary](GLOSSARY.md)

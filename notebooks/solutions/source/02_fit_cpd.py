@@ -74,11 +74,11 @@ print(f"two terms of norm about {n}, and a sum of norm {float(total):.2f}")
 # %% [markdown]
 # ## 2. How many terms must there be?
 #
-# A term has $\sum_q I_q$ numbers. Each of its $Q$ vectors may be scaled if the product of the $Q$ scales is one, which
-# leaves $Q - 1$ free scales that change nothing. So $R$ terms have $R\,(\sum_q I_q - Q + 1)$ free parameters, and there
-# must be at least $\prod_q I_q$:
+# A term has $\sum_n I_n$ numbers. Each of its $Q$ vectors may be scaled if the product of the $Q$ scales is one, which
+# leaves $Q - 1$ free scales that change nothing. So $R$ terms have $R\,(\sum_n I_n - Q + 1)$ free parameters, and there
+# must be at least $\prod_n I_n$:
 #
-# $$R \ge \left\lceil \frac{\prod_q I_q}{\sum_q I_q - Q + 1} \right\rceil .$$
+# $$R \ge \left\lceil \frac{\prod_n I_n}{\sum_n I_n - Q + 1} \right\rceil .$$
 #
 # The ceiling, because fewer parameters than entries cannot fill an open set of tensors. In whole numbers it is
 # `-(-a // b)`, free of the rounding of floats.
@@ -123,16 +123,16 @@ print("4 terms move a 3 x 3 x 3 tensor in only 26 of its 27 directions")
 #
 # ## 3. Update a factor, but not too far
 #
-# Write the sum as $\|\mathbf X_{(q)} - \mathbf A \mathbf K^\top\|_F^2 + \mu \|\mathbf A - \mathbf A_q\|_F^2$ and set half its
+# Write the sum as $\|\mathbf X_{(n)} - \mathbf A \mathbf K^\top\|_F^2 + \mu \|\mathbf A - \mathbf A_n\|_F^2$ and set half its
 # derivative to zero:
 #
-# $$(\mathbf A \mathbf K^\top - \mathbf X_{(q)})\, \mathbf K + \mu\, (\mathbf A - \mathbf A_q) = 0 \quad\Rightarrow\quad
-# \mathbf A\, (\mathbf K^\top \mathbf K + \mu \mathbf I) = \mathbf X_{(q)} \mathbf K + \mu \mathbf A_q .$$
+# $$(\mathbf A \mathbf K^\top - \mathbf X_{(n)})\, \mathbf K + \mu\, (\mathbf A - \mathbf A_n) = 0 \quad\Rightarrow\quad
+# \mathbf A\, (\mathbf K^\top \mathbf K + \mu \mathbf I) = \mathbf X_{(n)} \mathbf K + \mu \mathbf A_n .$$
 
 
 # %%
 def cpd_proximal_update(tensor, factors, mode, mu):
-    others = [f for q, f in enumerate(factors) if q != mode]
+    others = [f for n, f in enumerate(factors) if n != mode]
     gram = torch.stack([f.T @ f for f in others]).prod(0) + mu * torch.eye(factors[0].shape[1], dtype=tensor.dtype)
     right = unfold(tensor, mode) @ khatri_rao(others) + mu * factors[mode]
     return torch.linalg.solve(gram, right.T).T
@@ -192,10 +192,13 @@ print("the formula agrees with the definition for 735 shapes")
 #
 # Mix the slices with weights $\mathbf v$: $\mathbf M = \sum_k v_k \mathbf X_{::k} = \mathbf A\,
 # \mathrm{diag}(\mathbf C^\top \mathbf v)\, \mathbf B^\top$, and with other weights $\mathbf w$ get $\mathbf N$. If $\mathbf A$
-# and $\mathbf B$ have full column rank, $\mathbf M \mathbf N^+ = \mathbf A\, \mathbf D\, \mathbf A^+$ with diagonal
-# $\mathbf D$. Its eigenvectors for the $R$ nonzero eigenvalues are the columns of $\mathbf A$, in some order and scale.
+# and $\mathbf B$ have full column rank, and no entry of $\mathbf C^\top \mathbf w$ is zero, $\mathbf M \mathbf N^\dagger =
+# \mathbf A\, \mathbf D\, \mathbf A^\dagger$ with diagonal $\mathbf D$, whose entries are the ratios of those of $\mathbf C^\top
+# \mathbf v$ and $\mathbf C^\top \mathbf w$. As no two columns of $\mathbf C$ are parallel, random weights make them differ and none
+# zero, with probability one. So the eigenvectors for the $R$ nonzero eigenvalues are the columns of $\mathbf A$, in some order
+# and scale.
 #
-# Then $\mathbf A^+ \mathbf X_{(0)} = (\mathbf B \odot \mathbf C)^\top$. Its row $r$ is $\mathbf b_r \otimes \mathbf c_r$, which
+# Then $\mathbf A^\dagger \mathbf X_{(0)} = (\mathbf B \odot \mathbf C)^\top$. Its row $r$ is $\mathbf b_r \otimes \mathbf c_r$, which
 # folds to the rank-one matrix $\mathbf b_r \mathbf c_r^\top$: one SVD for each term gives both.
 
 

@@ -29,9 +29,9 @@ def randn(*shape):
 # %% [markdown]
 # ## 1. The multilinear rank of a random tensor
 #
-# The unfolding of mode $q$ is a random matrix with $I_q$ rows and $\prod_{p \ne q} I_p$ columns. A random matrix has full
+# The unfolding of mode $n$ is a random matrix with $I_n$ rows and $\prod_{m \ne n} I_m$ columns. A random matrix has full
 # rank (the others are where some determinant vanishes, which happens with probability zero), so
-# $T_q = \min(I_q, \prod_{p \ne q} I_p)$.
+# $T_n = \min(I_n, \prod_{m \ne n} I_m)$.
 
 
 # %%
@@ -44,24 +44,24 @@ check.generic_multilinear_rank(generic_multilinear_rank)
 # %%
 for shape in ((2, 3, 7), (4, 5, 6), (3, 2, 2, 20), (6, 9)):
     X = randn(*shape)
-    ranks = tuple(int(torch.linalg.matrix_rank(unfold(X, q))) for q in range(X.ndim))
+    ranks = tuple(int(torch.linalg.matrix_rank(unfold(X, n))) for n in range(X.ndim))
     assert ranks == generic_multilinear_rank(shape)
     print(shape, "has multilinear rank", ranks)
 
 # %% [markdown]
 # At most one mode can be longer than the product of the others. If one is, a tall and thin tensor, Tucker is exact there
-# with fewer directions than the mode has: compression without loss. The common mistake is to expect $T_q = I_q$, as for
+# with fewer directions than the mode has: compression without loss. The common mistake is to expect $T_n = I_n$, as for
 # square matrices.
 #
 # ## 2. How many free parameters?
 #
-# Stored are $\prod_q T_q + \sum_q I_q T_q$ numbers. For each mode, an invertible $\mathbf M_q$ may be inserted without
-# changing the tensor: $T_q^2$ numbers that do nothing. No other change is without effect: the tensor determines the
-# subspaces, a basis of each subspace is determined up to such an $\mathbf M_q$, and the bases determine the core. So
+# Stored are $\prod_n T_n + \sum_n I_n T_n$ numbers. For each mode, an invertible $\mathbf M_n$ may be inserted without
+# changing the tensor: $T_n^2$ numbers that do nothing. No other change is without effect: the tensor determines the
+# subspaces, a basis of each subspace is determined up to such an $\mathbf M_n$, and the bases determine the core. So
 #
-# $$\prod_q T_q + \sum_q I_q T_q - \sum_q T_q^2 = \prod_q T_q + \sum_q T_q (I_q - T_q).$$
+# $$\prod_n T_n + \sum_n I_n T_n - \sum_n T_n^2 = \prod_n T_n + \sum_n T_n (I_n - T_n).$$
 #
-# The second form reads well: a core, and for each mode a subspace ($T_q (I_q - T_q)$ is the dimension of the Grassmann
+# The second form reads well: a core, and for each mode a subspace ($T_n (I_n - T_n)$ is the dimension of the Grassmann
 # manifold).
 
 
@@ -76,8 +76,8 @@ check.tucker_free_parameters(tucker_free_parameters)
 # %% [markdown]
 # For a matrix, $Q = 2$ and $T_0 = T_1 = R$, it is $R^2 + R(m - R) + R(n - R) = R(m + n - R)$, as it must be.
 #
-# The common mistake divides out rotations only, $T_q (T_q - 1) / 2$ a mode. That counts freedom *among orthonormal
-# factors*; orthonormality itself removes another $T_q (T_q + 1) / 2$. Together they are $T_q^2$ again.
+# The common mistake divides out rotations only, $T_n (T_n - 1) / 2$ a mode. That counts freedom *among orthonormal
+# factors*; orthonormality itself removes another $T_n (T_n + 1) / 2$. Together they are $T_n^2$ again.
 #
 # A number derived on paper deserves a measurement. The map from core and factors to the tensor has a Jacobian, and its
 # rank at a random point is the dimension of the image:
@@ -120,7 +120,7 @@ print("order 3: too few parameters for a diagonal core; order 2: exactly enough,
 # %%
 def tucker2_ranks(kernel, budget):
     T, S, kh, kw = kernel.shape
-    bases = [torch.linalg.svd(unfold(kernel, q), full_matrices=False).U for q in (0, 1)]
+    bases = [torch.linalg.svd(unfold(kernel, n), full_matrices=False).U for n in (0, 1)]
     core = multi_mode_dot(kernel, bases, modes=[0, 1], transpose=True)
     kept = core.square().sum((2, 3)).cumsum(0).cumsum(1)
     a, b = torch.arange(1, kept.shape[0] + 1)[:, None], torch.arange(1, kept.shape[1] + 1)
@@ -150,6 +150,9 @@ print("the pair found by cumulative sums is the best of", len(errors), "real tru
 # Minimising the sum of the discarded energies of both modes instead is a natural mistake. It is an upper bound, which
 # counts twice what is outside of the box in both modes; its smallest value need not belong to the smallest error.
 #
+# HOOI and ST-HOSVD adapt one factor to the other, and lower the error of each pair by another amount. So their best pair may
+# be another one: the check has a kernel on which it is. With them, no single core knows all errors.
+#
 # ## 4. The cheapest order for ST-HOSVD
 #
 # Try all orders: $Q!$ of them is nothing for the orders of everyday tensors.
@@ -158,9 +161,9 @@ print("the pair found by cumulative sums is the best of", len(errors), "real tru
 # %%
 def macs(shape, ranks, order):
     sizes, total = list(shape), 0
-    for q in order:
-        total += (shape[q] + ranks[q]) * math.prod(sizes)
-        sizes[q] = ranks[q]
+    for n in order:
+        total += (shape[n] + ranks[n]) * math.prod(sizes)
+        sizes[n] = ranks[n]
     return total
 
 
@@ -173,9 +176,9 @@ check.cheapest_st_hosvd(cheapest_st_hosvd)
 
 # %% [markdown]
 # Rules of thumb: the smallest mode first (its Gram matrix is cheap), or the strongest shrinking first (everything after
-# it is small). Each looks at one half of the cost and fails on the other half. Exchange two neighbouring steps $p$ and
-# $q$, write $c = I + T$ for the cost per entry and $s = T / I$ for the shrinking: $p$ first is cheaper when
-# $c_p + s_p c_q < c_q + s_q c_p$, that is when $c_p / (1 - s_p) < c_q / (1 - s_q)$. Sorting by $c / (1 - s)$ is therefore
+# it is small). Each looks at one half of the cost and fails on the other half. Exchange two neighbouring steps $m$ and
+# $n$, write $c = I + T$ for the cost per entry and $s = T / I$ for the shrinking: $m$ first is cheaper when
+# $c_m + s_m c_n < c_n + s_n c_m$, that is when $c_m / (1 - s_m) < c_n / (1 - s_n)$. Sorting by $c / (1 - s)$ is therefore
 # optimal, without trying all orders:
 
 
@@ -205,12 +208,12 @@ print("sorting by (I + T) / (1 - T / I) is as cheap as the best of all orders, 3
 def st_hosvd_ranks(tensor, rel_error):
     current, ranks = tensor, []
     budget = (rel_error * tensor.norm()) ** 2
-    for q in range(tensor.ndim):
+    for n in range(tensor.ndim):
         spent = tensor.norm() ** 2 - current.norm() ** 2
-        U, sigma, _ = torch.linalg.svd(unfold(current, q), full_matrices=False)
+        U, sigma, _ = torch.linalg.svd(unfold(current, n), full_matrices=False)
         discarded = sigma.square().flip(0).cumsum(0).flip(0)
-        ranks.append(max(1, int((discarded > (budget - spent) / (tensor.ndim - q)).sum())))
-        current = mode_dot(current, U[:, : ranks[-1]].T, q)
+        ranks.append(max(1, int((discarded > (budget - spent) / (tensor.ndim - n)).sum())))
+        current = mode_dot(current, U[:, : ranks[-1]].T, n)
     return tuple(ranks)
 
 
@@ -224,9 +227,9 @@ check.st_hosvd_ranks(st_hosvd_ranks)
 # %%
 def st_hosvd_error(X, ranks):
     core, factors = X, []
-    for q, rank in enumerate(ranks):
-        factors.append(torch.linalg.svd(unfold(core, q), full_matrices=False).U[:, :rank])
-        core = mode_dot(core, factors[q].T, q)
+    for n, rank in enumerate(ranks):
+        factors.append(torch.linalg.svd(unfold(core, n), full_matrices=False).U[:, :rank])
+        core = mode_dot(core, factors[n].T, n)
     return (X - multi_mode_dot(core, factors)).norm() / X.norm()
 
 
@@ -244,4 +247,4 @@ print("120 times within the tolerance, and never a larger rank than with equal s
 
 # %% [markdown]
 # The common mistake is to take the singular values of the original tensor in every step. The guarantee survives it, but
-# then nothing is gained over HOSVD: energy that an earlier step has removed is paid for again.
+# less is gained over HOSVD: energy that an earlier step has removed is paid for again.

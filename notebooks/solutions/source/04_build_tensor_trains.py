@@ -34,42 +34,50 @@ def full(cores):
 
 
 # %% [markdown]
-# ## 1. Sum a train
+# ## 1. One entry
 #
-# The sum over all indices of a product of matrices is the product of the sums, because each index occurs in one factor
-# only: $\sum_{i_0 \dots} \mathbf G_0(i_0) \mathbf G_1(i_1) \cdots = \big(\sum_{i_0} \mathbf G_0(i_0)\big) \big(\sum_{i_1} \mathbf G_1(i_1)\big) \cdots$.
-# Sum each core over its mode, multiply the matrices.
+# Fix the middle index of each core: what is left is a matrix, and the entry is the product of these matrices. Start from
+# the left with a row and it stays a row: each step takes $R_q R_{q+1}$ multiplications, no more than the core has numbers.
 
 
 # %%
-def tt_sum(cores):
-    row = torch.ones(1, 1, dtype=cores[0].dtype)
-    for core in cores:
-        row = row @ core.sum(1)
-    return row[0, 0]
+def tt_entry(cores, index):
+    row = torch.ones(1, dtype=cores[0].dtype)
+    for core, i in zip(cores, index, strict=True):
+        row = row @ core[:, i]
+    return row[0]
 
 
-check.tt_sum(tt_sum)
+check.tt_entry(tt_entry)
 
 # %% [markdown]
-# The common mistake is to sum each core over *everything* and multiply the numbers. Then the two copies of a bond index
-# run independently of each other, though in the train they are one index. For rank 1 there is no difference, so a test
-# on a rank-one tensor does not find the mistake:
+# Every entry of a small train, against the tensor:
 
 # %%
-flat, thick = random_train((3, 5, 4), (1, 1)), random_train((3, 5, 4), (2, 3))
-for cores in (flat, thick):
-    assert torch.isclose(tt_sum(cores), full(cores).sum())
-careless = [math.prod(float(core.sum()) for core in cores) for cores in (flat, thick)]
-print("careless sum right at rank 1:", math.isclose(careless[0], tt_sum(flat)))
-print("careless sum right at ranks 2 and 3:", math.isclose(careless[1], tt_sum(thick)))
+small = random_train((3, 4, 2, 3), (2, 3, 2))
+for index in itertools.product(range(3), range(4), range(2), range(3)):
+    assert torch.isclose(tt_entry(small, index), full(small)[index])
+print("all", full(small).numel(), "entries agree")
 
 # %% [markdown]
-# The same function sums $2^{60}$ entries. With all-ones cores of ranks 1 it must count them:
+# A mistake that is easy to make: sum the numbers of each matrix, multiply the sums. The two copies of a bond index then run
+# independently of each other, though in the train they are one index. At rank 1 there is no difference, so a test on a
+# rank-one tensor does not find it.
 
 # %%
-assert tt_sum([torch.ones(1, 2, 1, dtype=torch.float64)] * 60) == 2.0**60
-print("a train of ones with 60 modes of size 2 sums to 2^60")
+flat = random_train((3, 4, 2), (1, 1))
+for cores, is_right in ((flat, True), (small, False)):
+    sums = math.prod(float(core[:, 1].sum()) for core in cores)
+    assert math.isclose(sums, tt_entry(cores, [1] * len(cores))) == is_right
+print("sums multiplied: right at rank 1, wrong at higher ranks")
+
+# %% [markdown]
+# Sixty modes are no harder. The train of ones of ranks 2 has the entry $2^{59}$ everywhere: each bond is summed over.
+
+# %%
+long = [torch.ones(1, 2, 2), *[torch.ones(2, 2, 2)] * 58, torch.ones(2, 2, 1)]
+assert tt_entry([core.double() for core in long], [0, 1] * 30) == 2.0**59
+print("an entry of a tensor with 2^60 entries: 2^59")
 
 # %% [markdown]
 # ## 2. Ranks in another order
@@ -111,120 +119,53 @@ assert jumping[1] == 2 * 3 * 2
 print("as built:", straight, "  back and forth:", jumping)
 
 # %% [markdown]
-# ## 3. The distance of two trains
+# ## 3. The trace of a TT-matrix
 #
-# $\|\mathcal X - \mathcal Y\|^2 = \langle \mathcal X, \mathcal X \rangle - 2 \langle \mathcal X, \mathcal Y \rangle + \langle \mathcal Y, \mathcal Y \rangle$, and each inner product
-# runs from one end of the trains to the other.
+# Row and column number are equal exactly if all their digits are: $i_k = j_k$. So
+# $\operatorname{trace} \mathbf W = \sum_{i_0, i_1, \dots} \mathbf G_0(i_0, i_0)\, \mathbf G_1(i_1, i_1) \cdots$. Each digit occurs in one factor only, so the sums can
+# be taken core by core, and a product of small matrices is left.
 
 
 # %%
-def tt_inner(x, y):
-    state = torch.ones(1, 1, dtype=torch.float64)
-    for g, h in zip(x, y, strict=True):
-        half = (state.T @ g.flatten(1)).reshape(-1, g.shape[2])
-        state = half.T @ h.flatten(0, 1)
-    return state[0, 0]
-
-
-def tt_distance(x, y):
-    squared = tt_inner(x, x) - 2 * tt_inner(x, y) + tt_inner(y, y)
-    return squared.clamp(min=0).sqrt()
-
-
-check.tt_distance(tt_distance)
-
-# %% [markdown]
-# Right, and still not what you should use to see whether two trains are *almost* equal. Three large numbers cancel: a
-# squared norm is known to about 16 digits, so a relative distance below $10^{-8}$ drowns. (That is why the square is
-# clamped: it can come out negative.) The stable way forms the difference as a train, whose ranks add, and reads
-# its norm off the last core after a QR sweep. Nothing cancels after the subtraction.
-
-
-# %%
-def tt_subtract(x, y):
-    cores = []
-    for q, (g, h) in enumerate(zip(x, y, strict=True)):
-        (a, n, b), (c, _, d) = g.shape, h.shape
-        core = torch.zeros(a + c, n, b + d, dtype=torch.float64)
-        core[:a, :, :b], core[a:, :, b:] = g, -h if q == 0 else h
-        cores.append(core)
-    return [cores[0].sum(0, keepdim=True), *cores[1:-1], cores[-1].sum(2, keepdim=True)]
-
-
-# %%
-def tt_norm(cores):
-    push = torch.ones(1, 1, dtype=torch.float64)
+def tt_matrix_trace(cores):
+    row = torch.ones(1, 1, dtype=cores[0].dtype)
     for core in cores:
-        block = torch.tensordot(push, core, 1).flatten(0, 1)
-        push = torch.linalg.qr(block).R
-    return push.norm()
+        row = row @ torch.einsum("aiib->ab", core)
+    return row[0, 0]
 
 
-x, y = random_train((4, 3, 5), (2, 3)), random_train((4, 3, 5), (3, 2))
-assert torch.isclose(tt_distance(x, y), (full(x) - full(y)).norm())
-assert torch.isclose(tt_norm(tt_subtract(x, y)), (full(x) - full(y)).norm())
-print("both ways agree where the trains differ")
+check.tt_matrix_trace(tt_matrix_trace)
 
 # %% [markdown]
-# Now let $\mathcal Y$ be $\mathcal X$ with one core scaled by $1 + 10^{-11}$. The distance is $10^{-11}$ of the norm.
+# Against a matrix that can be formed, and against the rule $\operatorname{trace}(\mathbf A \otimes \mathbf B) = \operatorname{trace} \mathbf A \, \operatorname{trace} \mathbf B$, which is the
+# case of rank 1:
 
 # %%
-near = [x[0], x[1] * (1 + 1e-11), x[2]]
-true = 1e-11 * full(x).norm()
-stable, naive = tt_norm(tt_subtract(x, near)), tt_distance(x, near)
-assert 0.5 * true < stable < 2 * true
-assert not 0.5 * true < naive < 2 * true
-print("QR sweep within a factor of 2:", True, "  inner products within a factor of 2:", False)
+matrix = torch.randn(24, 24, generator=generator, dtype=torch.float64)
+train = decompose.tt_matrix(matrix, (2, 3, 4), (2, 3, 4), rel_error=1e-12)
+assert torch.isclose(tt_matrix_trace(train.factors), matrix.trace())
+A, B = matrix[:3, :3], matrix[3:7, 3:7]
+kronecker = [A[None, :, :, None], B[None, :, :, None]]
+assert torch.isclose(tt_matrix_trace(kronecker), A.trace() * B.trace())
+assert torch.isclose(tt_matrix_trace(kronecker), torch.kron(A, B).trace())
+print("trace of a full-rank TT-matrix and of a Kronecker product agree with the dense ones")
 
 # %% [markdown]
-# ## 4. Close the chain
+# It works because digits are *paired*. In a train with all row digits first, then all column digits, the digits $i_k$ and $j_k$ sit
+# far apart, and $i_k = j_k$ ties two distant cores together; then a whole bond has to be carried from one to the other.
 #
-# Each bond of the ring is a factor $T_{s_q s_{q+1}}$, and the last one closes the product:
-# $Z = \sum_{s_0 \dots s_{Q-1}} T_{s_0 s_1} T_{s_1 s_2} \cdots T_{s_{Q-1} s_0} = \operatorname{trace} \mathbf T^Q$. The matrix
-#
-# $$\mathbf T = \begin{pmatrix} e^{K} & e^{-K} \\ e^{-K} & e^{K} \end{pmatrix}$$
-#
-# has the eigenvectors $(1, 1)$ and $(1, -1)$ with eigenvalues $e^K + e^{-K} = 2 \cosh K$ and $e^K - e^{-K} = 2 \sinh K$. The trace of
-# a power is the sum of the powers: $Z = (2 \cosh K)^Q + (2 \sinh K)^Q$.
-
+# The identity of $2^{100}$ rows has trace $2^{100}$:
 
 # %%
-def ising_ring(sites, coupling):
-    return (2 * math.cosh(coupling)) ** sites + (2 * math.sinh(coupling)) ** sites
-
-
-check.ising_ring(ising_ring)
+identity = [torch.eye(2, dtype=torch.float64)[None, :, :, None]] * 100
+assert tt_matrix_trace(identity) == 2.0**100
+print("trace of the identity with 2^100 rows: 2^100")
 
 # %% [markdown]
-# By brute force, for all states of small rings:
-
-# %%
-for sites, coupling in ((3, 0.7), (8, 0.3), (7, -0.5)):
-    spins = torch.cartesian_prod(*[torch.tensor([1.0, -1.0], dtype=torch.float64)] * sites)
-    energy = (spins * spins.roll(1, dims=1)).sum(1)
-    assert math.isclose(torch.exp(coupling * energy).sum(), ising_ring(sites, coupling))
-print("three rings summed state by state: the closed form is right, also for a negative coupling")
-
-# %% [markdown]
-# The sign matters. With $K < 0$ neighbours want to differ, and on a ring of odd length they cannot all do so; the second
-# eigenvalue is negative and lowers $Z$ below $(2\cosh K)^Q$. The open chain, $2 (2 \cosh K)^{Q-1}$, has one bond less.
-#
-# As a tensor, the ring is the cycle of the lesson's section on where trains lose: every cut goes through two bonds, so the TT ranks are 4
-# where the chain has 2.
-
-# %%
-spins = torch.cartesian_prod(*[torch.tensor([1.0, -1.0], dtype=torch.float64)] * 8)
-pairs = spins * spins.roll(-1, dims=1)
-ring, chain = (torch.exp(0.4 * p.sum(1)).reshape((2,) * 8) for p in (pairs, pairs[:, :-1]))
-ranks = [tt_ranks(tensor, range(8)).tolist() for tensor in (ring, chain)]
-assert ranks == [[2, 4, 4, 4, 4, 4, 2], [2] * 7]
-print("ring:", ranks[0], "  chain:", ranks[1])
-
-# %% [markdown]
-# ## 5. Singular values of a matrix you cannot form
+# ## 4. Singular values of a matrix you cannot form
 #
 # $\mathbf X_{\langle q \rangle} = \mathbf L_q \mathbf R_q$. Make all cores before the cut left-orthogonal but for the last, and all after it right-orthogonal:
-# then $\mathbf X_{\langle q \rangle} = \mathbf U\, \mathbf C\, \mathbf V^{\mathsf T}$ with orthonormal columns in $\mathbf U$ and $\mathbf V$, and $\mathbf C$ the centre core $q - 1$ as a matrix
+# then $\mathbf X_{\langle q \rangle} = \mathbf U\, \mathbf C\, \mathbf V^\top$ with orthonormal columns in $\mathbf U$ and $\mathbf V$, and $\mathbf C$ the centre core $q - 1$ as a matrix
 # $R_{q-1} I_{q-1} \times R_q$. Its singular values are those of the huge matrix. (More directly still: two QR sweeps that meet at
 # the bond leave a matrix on each side, and the product of the two is all that counts.)
 
@@ -267,10 +208,13 @@ print("gauge changed: singular values of the bond stay, those of the core do not
 
 # %% [markdown]
 # For a train of 60 modes the unfolding in the middle has $2^{30}$ rows. The squares of its singular values add up to the
-# squared norm, which an inner product gives independently:
+# squared norm, which an inner product gives independently (lesson 20):
 
 # %%
 long = [core / 2 for core in random_train((2,) * 60, (2,) + (4,) * 57 + (2,))]
 values = tt_singular_values(long, 30)
-assert torch.isclose(values.square().sum(), tt_inner(long, long))
+state = torch.ones(1, 1, dtype=torch.float64)
+for core in long:
+    state = torch.einsum("ab,aic,bid->cd", state, core, core)
+assert torch.isclose(values.square().sum(), state[0, 0])
 print(f"{len(values)} singular values of a matrix with 2^30 rows and 2^30 columns")

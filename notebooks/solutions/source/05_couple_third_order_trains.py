@@ -67,10 +67,10 @@ print("the transposed core has a shape that fits, and gives another tensor")
 # %% [markdown]
 # ## 2. Who is who
 #
-# Let the true factors be $\mathbf N = \mathbf M^{-\top}$ on the left of the bond and $\mathbf M$ on the right. What was found is $\mathbf N \boldsymbol\Pi \mathbf D$ and
+# Let the true factors be $\widetilde{\mathbf M} = \mathbf M^{-\top}$ on the left of the bond and $\mathbf M$ on the right. What was found is $\widetilde{\mathbf M} \boldsymbol\Pi \mathbf D$ and
 # $\mathbf M \boldsymbol\Pi' \mathbf D'$, with permutations $\boldsymbol\Pi$ and diagonal matrices $\mathbf D$. Multiply:
 #
-# $$(\mathbf N \boldsymbol\Pi \mathbf D)^\top (\mathbf M \boldsymbol\Pi' \mathbf D') = \mathbf D\, \boldsymbol\Pi^\top\, \mathbf M^{-1} \mathbf M\, \boldsymbol\Pi'
+# $$(\widetilde{\mathbf M} \boldsymbol\Pi \mathbf D)^\top (\mathbf M \boldsymbol\Pi' \mathbf D') = \mathbf D\, \boldsymbol\Pi^\top\, \mathbf M^{-1} \mathbf M\, \boldsymbol\Pi'
 # \mathbf D' = \mathbf D\, (\boldsymbol\Pi^\top \boldsymbol\Pi')\, \mathbf D' .$$
 #
 # One entry a row is not zero. Row $r$ belongs to the left core's term $r$, and the column of its entry to the right core's term.
@@ -94,8 +94,8 @@ print("the permutation is undone; the product has five entries that are not zero
 
 # %% [markdown]
 # The common mistake is `argmax(0)`: the inverse permutation. For two terms, and for every swap, both are the same, so a small test does not show it. The
-# other is to compare columns of $\mathbf N$ and $\mathbf M$ by cosines, as if they were equal. They are *dual* bases: $\mathbf n_r$ is orthogonal to all columns
-# of $\mathbf M$ but one. (Scaling columns before does no harm, since it only changes $\mathbf D$.)
+# other is to look for the nearest column, as if $\widetilde{\mathbf M}$ and $\mathbf M$ were equal. They are *dual* bases: $\tilde{\mathbf m}_r$ is orthogonal to all columns
+# of $\mathbf M$ but one, and need not be near that one. (Cosines do no harm: to scale columns only changes $\mathbf D$ and $\mathbf D'$.)
 #
 # ## 3. A step to the left
 #
@@ -141,10 +141,11 @@ print("the right slices have one singular value")
 # %% [markdown]
 # ## 4. The bound for Tucker
 #
-# As for the CPD, the bound is $\sigma^2 \operatorname{rank} \mathbf J / \|\mathcal X\|^2$ with the Jacobian of the tensor by all parameters. There are $\prod_q T_q$ numbers in the core and
-# $\sum_q T_q I_q$ in the factors. An invertible $T_q \times T_q$ matrix between core and factor $q$, its inverse in the core, changes nothing: $\sum_q T_q^2$ idle directions. Hence
+# As for the CPD, the bound is $\sigma^2 \operatorname{rank} \mathbf J / \|\mathcal X\|^2$ with the Jacobian of the tensor by all parameters. There are $\prod_n T_n$ numbers in the core and
+# $\sum_n T_n I_n$ in the factors. An invertible $T_n \times T_n$ matrix behind factor $n$, its inverse in the core, changes nothing: $\sum_n T_n^2$ idle directions, and no others
+# if the $T_n$ are the least Tucker ranks. Hence
 #
-# $$\mathrm{NMSE} \ge 10^{-\mathrm{SNR}/10}\, \frac{\prod_q T_q + \sum_q T_q (I_q - T_q)}{\prod_q I_q} .$$
+# $$\mathrm{NMSE} \ge 10^{-\mathrm{SNR}/10}\, \frac{\prod_n T_n + \sum_n T_n (I_n - T_n)}{\prod_n I_n} .$$
 
 
 # %%
@@ -157,17 +158,17 @@ check.tucker_bound(tucker_bound)
 
 # %%
 sizes, ranks = (4, 5, 3), (2, 3, 2)
-core, F = random(*ranks), [random(n, t) for n, t in zip(sizes, ranks, strict=True)]
+core, U = random(*ranks), [random(n, t) for n, t in zip(sizes, ranks, strict=True)]
 blocks = torch.autograd.functional.jacobian(
-    lambda c, *f: torch.einsum("abc,ia,jb,kc->ijk", c, *f).flatten(), (core, *F)
+    lambda c, *u: torch.einsum("abc,ia,jb,kc->ijk", c, *u).flatten(), (core, *U)
 )
 J = torch.cat([block.flatten(1) for block in blocks], 1)
 assert int(torch.linalg.matrix_rank(J)) == round(tucker_bound(sizes, ranks, 0.0) * math.prod(sizes))
 print(f"{J.shape[1]} numbers, {int(torch.linalg.matrix_rank(J))} free: the rank of the Jacobian")
 
 # %% [markdown]
-# The common mistake is to demand orthonormal factors and to subtract $T_q (T_q + 1) / 2$ only: that many conditions make the columns orthonormal, but they may still be rotated, which is another
-# $T_q (T_q - 1) / 2$. Together: $T_q^2$.
+# The common mistake is to demand orthonormal factors and to subtract $T_n (T_n + 1) / 2$ only: that many conditions make the columns orthonormal, but they may still be rotated, which is another
+# $T_n (T_n - 1) / 2$. Together: $T_n^2$.
 
 # %%
 for t in range(1, 8):
@@ -177,8 +178,8 @@ print("lengths and angles, plus rotations: T squared")
 # %% [markdown]
 # ## 5. How many modes to merge
 #
-# Let mode $c$ be the one that stays. All modes before it merge to a size of $\prod_{q<c} I_q$, all after it to $\prod_{q>c} I_q$, and a generic Khatri-Rao product has full column rank while its number of
-# rows allows. So this choice reaches the smaller of the two, and the best choice the largest of these. (To keep more modes in the middle never reaches further.) A mode of size 1 in the middle does not count: all
+# Let mode $c$ be the one that stays. All modes before it merge to a size of $\prod_{n<c} I_n$, all after it to $\prod_{n>c} I_n$, and a generic Khatri-Rao product has full column rank while its number of
+# rows allows. So this choice reaches the smaller of the two, and the best choice the largest of these. (To keep more modes in the middle never reaches further: the ends only get smaller.) A mode of size 1 in the middle does not count: all
 # columns of its factor are parallel.
 
 

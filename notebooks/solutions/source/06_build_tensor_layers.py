@@ -74,7 +74,7 @@ print(f"exact {exact / dense:.2f}, careless {careless / dense:.2f} of the dense 
 # ## 2. Sweep from the left
 #
 # The mirror image of the lesson's sweep. Let the state be (bond, digits to come, batch, outputs so far). The core as
-# a matrix $m_k R_{k+1} \times R_k n_k$ acts on the front; the new output digit $m_k$ then goes to the *back*, and the
+# a matrix $m_q R_{q+1} \times R_q n_q$ acts on the front; the new output digit $i_q$ then goes to the *back*, and the
 # bond stays in front.
 
 
@@ -91,7 +91,10 @@ def tt_linear_from_left(x, cores):
 check.tt_linear_from_left(tt_linear_from_left)
 
 # %% [markdown]
-# At the end all outputs stand behind the batch, in their order: $m_0$ went to the back first, so it varies slowest.
+# At the end all outputs stand behind the batch, in their order: $i_0$ went to the back first, so it varies slowest.
+# (The check's last input has $m = (1, 2^{19})$, $n = (2^{19}, 1)$: from the left the state shrinks to one bond before it
+# grows, from the right it grows to $2^{39}$ numbers first.)
+#
 # Transposed digits are the common mistake; with square digits they give a result of the right shape. So test with
 # unequal ones, against the weight multiplied out:
 
@@ -118,7 +121,7 @@ assert torch.autograd.gradcheck(lambda *cores: tt_linear_from_left(x, cores), [c
 print("four unequal digits: equal to the dense layer, gradients right")
 
 # %% [markdown]
-# And the count: core $k$ acts for each output digit already there and each input digit still to come.
+# And the count: core $q$ acts for each value of the output digits already there and of the input digits still to come.
 
 
 # %%
@@ -251,7 +254,7 @@ check.least_macs(least_macs)
 # $$R_a\, (m_a \cdots m_{b-1})\, (n_a \cdots n_{b-1})\, R_b \cdot n_0 \cdots n_{a-1} \cdot m_b \cdots m_{d-1} .$$
 #
 # So the best way to group the first $b$ cores is the best last group $a \dots b - 1$ added to the best way to group
-# the first $a$: *dynamic programming*, $d^2 / 2$ groups in all.
+# the first $a$: *dynamic programming*, about $d^2 / 2$ groups in all.
 
 
 # %%

@@ -220,19 +220,19 @@ print("ranks up to 4 x ridge: limited by memory at every batch")
 # %% [markdown]
 # ## 6. The cheapest meeting point
 #
-# The first phase is the sweep of the lesson, stopped at core $p$. The second phase is a sweep from the first core on what is left, with two
-# passengers: the outputs that are done, and the bond $R_p$, open until the core next to it closes it.
+# The first phase goes from the last core, as in the lesson, and stops after core $p$. The second phase goes from the first core on what
+# is left, with two passengers: the outputs that are done, and the bond $R_p$, open until core $p - 1$ closes it.
 
 
 # %%
 def meeting_macs(m, n, ranks, p):
     bonds, macs = [1, *ranks, 1], 0
-    for k in range(p, len(m)):
-        macs += math.prod(n[:k]) * bonds[k] * m[k] * n[k] * bonds[k + 1] * math.prod(m[k + 1 :])
-    for k in range(p):
-        waiting = bonds[p] if k < p - 1 else 1
-        step = bonds[k] * m[k] * n[k] * bonds[k + 1]
-        macs += math.prod(m[:k]) * step * math.prod(n[k + 1 : p]) * waiting * math.prod(m[p:])
+    for q in range(p, len(m)):
+        macs += math.prod(n[:q]) * bonds[q] * m[q] * n[q] * bonds[q + 1] * math.prod(m[q + 1 :])
+    for q in range(p):
+        waiting = bonds[p] if q < p - 1 else 1
+        step = bonds[q] * m[q] * n[q] * bonds[q + 1]
+        macs += math.prod(m[:q]) * step * math.prod(n[q + 1 : p]) * waiting * math.prod(m[p:])
     return macs
 
 
@@ -251,13 +251,13 @@ check.two_sided_macs(two_sided_macs)
 def meet(cores, x, p):
     n = [core.shape[2] for core in cores]
     y = x.reshape(*n, 1)  # inputs not met, bond, outputs done
-    for k in reversed(range(p, len(cores))):
-        y = torch.tensordot(y.movedim((k, k + 1), (0, 1)), cores[k], ([0, 1], [2, 3]))
-        y = y.movedim(-2, k)
+    for q in reversed(range(p, len(cores))):
+        y = torch.tensordot(y.movedim((q, q + 1), (0, 1)), cores[q], ([0, 1], [2, 3]))
+        y = y.movedim(-2, q)
     y = y.unsqueeze(0)  # left bond, inputs not met, open bond, outputs done
-    for k in range(p):
-        closing = k == p - 1
-        y = torch.tensordot(cores[k], y, ([0, 2, 3], [0, 1, 2]) if closing else ([0, 2], [0, 1]))
+    for q in range(p):
+        closing = q == p - 1
+        y = torch.tensordot(cores[q], y, ([0, 2, 3], [0, 1, 2]) if closing else ([0, 2], [0, 1]))
         y = y.unsqueeze(0) if closing else y.movedim(0, -1)
     return y
 
@@ -268,7 +268,7 @@ def meet(cores, x, p):
 # %%
 m, n, ranks = (3, 2, 5, 2), (2, 4, 3, 3), (2, 3, 2)
 bonds = [1, *ranks, 1]
-sizes = [(bonds[k], m[k], n[k], bonds[k + 1]) for k in range(4)]
+sizes = [(bonds[q], m[q], n[q], bonds[q + 1]) for q in range(4)]
 cores = [torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
 x = torch.randn(math.prod(n), generator=generator, dtype=torch.float64)
 dense = torch.einsum("aipb,bjqc,ckrd,dlse,pqrs->ijkl", *cores, x.reshape(n)).flatten()

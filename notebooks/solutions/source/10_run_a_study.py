@@ -26,20 +26,20 @@ generator = torch.Generator().manual_seed(seed)
 
 
 # %%
-def sweep_cells(grid, seeds):
+def sweep_runs(grid, seeds):
     return math.prod(len(values) for values in grid.values()) * seeds
 
 
-check.sweep_cells(sweep_cells)
+check.sweep_runs(sweep_runs)
 
 # %% [markdown]
 # Counted by making them:
 
 # %%
 grid = {"rank": [1, 2, 4], "format": ["cp", "tt"], "weights": ["trained"]}
-assert sweep_cells(grid, 5) == len(list(itertools.product(*grid.values(), range(5))))
-assert sweep_cells({}, 1) == len(list(itertools.product())) == 1
-print(sweep_cells(grid, 5), "runs, made and counted")
+assert sweep_runs(grid, 5) == len(list(itertools.product(*grid.values(), range(5))))
+assert sweep_runs({}, 1) == len(list(itertools.product())) == 1
+print(sweep_runs(grid, 5), "runs, made and counted")
 
 # %% [markdown]
 # ## 2. The standard error of a paired difference
