@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import torch
 from tensorly.cp_tensor import CPTensor
@@ -12,22 +13,41 @@ from torch import Tensor
 from tnlib.decompose import _validate as validate
 from tnlib.decompose.mttkrp import balanced_split, contract_all_but, contract_back, contract_front, cp_residual
 
+Update = Callable[
+    [Tensor, Tensor, Tensor], Tensor
+]  # (Gram matrix, matricized tensor times Khatri-Rao, old): new factor
 
-def als(wide: Tensor, factors: list[Tensor], max_iter: int, tol: float) -> tuple[float, list[Tensor]]:
+
+def als(
+    wide: Tensor, factors: Sequence[Tensor], max_iter: int, tol: float, rel_error: float = 0.0
+) -> tuple[float, list[Tensor]]:
     """Sweep over the modes until the error settles; returns the error and the factors. `wide` has unit norm.
 
-    A sweep reads the tensor three times, whatever its order: once for each of two groups of modes, whose partial
-    contraction serves all modes of the group, and once for the error.
+    Ends after `max_iter` sweeps, or after one that lowers the error by less than `tol` or to `rel_error`.
+    """
+    before = math.inf
+    for found in islice(sweeps(wide, factors, _least_squares), max_iter):
+        error = float(cp_residual(wide, found).norm())
+        if error <= rel_error or not error < before - tol:
+            break
+        before = error
+    return error, found
+
+
+def sweeps(wide: Tensor, factors: Sequence[Tensor], update: Update) -> Iterator[list[Tensor]]:
+    """Update one factor after the other, without end; yields all factors after each round.
+
+    The factor that is updated carries the norms of the terms, the others have columns of unit norm. A sweep reads the
+    tensor twice, whatever its order: once for each of two groups of modes, whose partial contraction serves all modes
+    of the group.
     """
     factors = list(factors)
-    # Columns of unit norm keep the Gram matrices well scaled; the factor solved for last carries the terms' weights.
-    heavy, before = 0, math.inf
+    heavy = 0
     for q in range(1, wide.ndim):
         factors[q] = factors[q] / column_norms(factors[q])
     grams = [factor.mT @ factor for factor in factors]
-    damping = 1e-12 * torch.eye(factors[0].shape[1], dtype=wide.dtype, device=wide.device)
     split = balanced_split(wide.shape)
-    for _ in range(max_iter):
+    while True:
         for first, last in ((0, split), (split, wide.ndim)):
             # The partial contraction must not hold the heavy factor's norms: they move to the group that is updated.
             norms = column_norms(factors[heavy])
@@ -42,14 +62,17 @@ def als(wide: Tensor, factors: list[Tensor], max_iter: int, tol: float) -> tuple
                 factors[q] = factors[q] * norms
                 grams[heavy] = factors[heavy].mT @ factors[heavy]
                 gram = torch.stack(grams[:q] + grams[q + 1 :]).prod(0)
-                right = contract_all_but(partial, factors[first:last], q - first) + damping[0, 0] * factors[q]
-                factors[q] = torch.linalg.solve(gram + damping, right.mT).mT
+                factors[q] = update(gram, contract_all_but(partial, factors[first:last], q - first), factors[q])
                 heavy = q
-        error = float(cp_residual(wide, factors).norm())
-        if not error < before - tol:
-            break
-        before = error
-    return error, factors
+        yield list(factors)
+
+
+def _least_squares(gram: Tensor, right: Tensor, old: Tensor) -> Tensor:
+    """Of least error; proximal, so that collinear columns cannot make it singular."""
+    damping = 1e-12
+    diagonal = damping * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    solution: Tensor = torch.linalg.solve(gram + diagonal, (right + damping * old).mT)
+    return solution.mT
 
 
 def column_norms(factor: Tensor) -> Tensor:

@@ -36,11 +36,11 @@ def coupled_cp(
 ) -> CPTensor:
     """CPD of a tensor of order 3 or more through its tensor train (after Zniyed, Boyer, de Almeida and Favier 2020).
 
-    A tensor train of ranks R is found. Its core q is itself a third-order CPD, I x_1 M_(q-1) x_2 P_q x_3 M_q^-T, with
+    A tensor train of ranks R is found. Its core q is itself a third-order CPD, I x_0 M_(q-1) x_1 A_q x_2 M_q^-T, with
     matrices M that neighbours share. One middle core is decomposed; from there the chain goes outwards, each core
     giving its own factor and the next M, and each end its factor by a solve.
 
-    Two cores need nothing of P_q but columns that are not zero: only the first and last factor must have R independent
+    Two cores need nothing of A_q but columns that are not zero: only the first and last factor must have R independent
     columns, and the middle one no two collinear columns.
 
     Args:
