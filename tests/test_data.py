@@ -15,7 +15,7 @@ from PIL import Image
 
 from tnlib import data, sources
 
-EMBEDDED = [(name, split) for name in ("mnist", "cifar10") for split in data.SPLITS]
+EMBEDDED = [(name, split) for name in ("mnist", "cifar10", "chars36") for split in data.SPLITS]
 
 
 @pytest.fixture
@@ -80,7 +80,8 @@ def test_embedded_subsets_are_real_stratified_and_typed(name, split):
     assert images.images.dtype == torch.uint8
     assert images.labels.dtype == torch.int64
     assert tuple(images.images.shape) == (record["images"], *data.dataset_info(name).shape)
-    assert images.labels.bincount(minlength=10).tolist() == [len(images) // 10] * 10
+    size, rest = divmod(len(images), classes := len(images.info.classes))
+    assert images.labels.bincount(minlength=classes).tolist() == [size + 1] * rest + [size] * (classes - rest)
     assert len(set(record["index"])) == len(images)
     scaled = images.images.double() / 255
     want = torch.tensor(images.info.mean, dtype=torch.float64)

@@ -41,6 +41,7 @@ class DatasetInfo:
 _DIGITS = tuple(str(digit) for digit in range(10))
 _CLOTHES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 _CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_CHARACTERS = tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _SIXTY = {"train": 60_000, "test": 10_000}
 
 DATASETS: dict[str, DatasetInfo] = {
@@ -67,6 +68,16 @@ DATASETS: dict[str, DatasetInfo] = {
                 "train/labels": "968d590023f35563a714a46bb3b2e11d84ed07d732e3f0b0e403af6981ae543b",
                 "test/images": "6a03444e163aaad3af064e9b9b268a7910fea84c2bb601ab51d9e385bae2f2cd",
                 "test/labels": "100e6bc35bee88ee3c7bf669c35552371e5de78fe81a3e804deac582ad29f467",
+            },
+        ),
+        DatasetInfo(
+            "chars36", (1, 24, 24), {"train": 64_800, "test": 10_800}, _CHARACTERS, (0.49911,), (0.24301,),
+            "free fonts, each licence in data/reference/chars36-faces.csv",
+            {
+                "train/images": "ab47c96b8487cb6796477cebffcf4548a4abd36e1dc36a4200378905c841e6aa",
+                "train/labels": "cd2f83b8c2e23969b8cb75944019a3d97dde5a7a00c5bcff2e3b907cab970666",
+                "test/images": "85e51ef6e86da3936ed0271b2e35e1def1cc2a895219aab1a980d5036d907895",
+                "test/labels": "0c25a432a9b6e3a5e07db8632507eb5e0cb44bd802e7c77bc1fe53381e4b6bab",
             },
         ),
     )
@@ -113,7 +124,7 @@ def load(name: str, split: Split = "train", subset: Subset = "embedded") -> Imag
     """Load one split of a data set.
 
     Args:
-        name: `mnist`, `fashion-mnist` or `cifar10`.
+        name: `mnist`, `fashion-mnist`, `cifar10` or `chars36`.
         split: `train` or `test`.
         subset: `embedded`, the committed stratified subset, or `full`, from the cache (fetched when absent).
 

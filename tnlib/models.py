@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Literal
 
@@ -69,6 +71,29 @@ def quick() -> nn.Sequential:
         nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.AvgPool2d(3, 2, ceil_mode=True),
         nn.Flatten(), nn.Linear(1024, 64), nn.Linear(64, 10),
     )  # fmt: skip
+
+
+class Maxout(nn.Module):
+    """Channel j of c is the largest of channels j, j + c, j + 2 c, ... of `pieces` c (Goodfellow et al. 2013)."""
+
+    def __init__(self, pieces: int) -> None:
+        super().__init__()
+        self.pieces = pieces
+
+    def forward(self, x: Tensor) -> Tensor:
+        return reduce(torch.maximum, x.chunk(self.pieces, 1))
+
+
+def charnet() -> nn.Sequential:
+    """Jaderberg et al. 2014's character network, which Lebedev et al. 2015 compress: 24x24 grey, 36 classes, maxout."""
+    layers = OrderedDict[str, nn.Module](
+        prepare=Prepare(DATASETS["chars36"].mean, DATASETS["chars36"].std),
+        conv1=nn.Conv2d(1, 96, 9), maxout1=Maxout(2),
+        conv2=nn.Conv2d(48, 128, 9), maxout2=Maxout(2), dropout2=nn.Dropout(),
+        conv3=nn.Conv2d(64, 512, 8), maxout3=Maxout(4), dropout3=nn.Dropout(),
+        conv4=nn.Conv2d(128, 144, 1), maxout4=Maxout(4), flatten=nn.Flatten(),
+    )  # fmt: skip
+    return nn.Sequential(layers)
 
 
 class BasicBlock(nn.Module):
@@ -131,10 +156,11 @@ class Published:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A known network: its data set, how to build it, and which weights exist for it."""
+    """A known network: its data set, how to build it, which weights exist for it, and how they are stored."""
 
     dataset: str
     build: Callable[[], nn.Module]
+    storage: torch.dtype = torch.float32
     build_published: Callable[[], nn.Module] | None = None
     published: Published | None = None
 
@@ -155,6 +181,7 @@ def _akamaster(depth: int, file: str, sha256: str) -> dict[str, Callable[[], nn.
 MODELS: dict[str, ModelInfo] = {
     "mlp1024-mnist": ModelInfo("mnist", mlp1024),
     "quick-cifar10": ModelInfo("cifar10", quick),
+    "charnet-chars36": ModelInfo("chars36", charnet, torch.float16),
     "resnet20-cifar10": ModelInfo(
         "cifar10",
         _resnet(20),

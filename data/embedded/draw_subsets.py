@@ -1,4 +1,4 @@
-"""Draw the committed subsets from the full data sets: `python data/embedded/draw_subsets.py` (needs the full sets).
+"""Draw the committed subsets from the full data sets: `python data/embedded/draw_subsets.py [NAME]...` (needs them).
 
 Each subset is stratified over the classes and drawn without replacement with a fixed seed, so that running this again
 gives the same images. A subset is stored as one lossless WebP mosaic, image k at row k // columns and column
@@ -8,6 +8,7 @@ k % columns, with a JSON beside it: labels, index of each image in the full spli
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 from PIL import Image
@@ -15,12 +16,21 @@ from PIL import Image
 from tnlib import data, paths
 
 SEED = 2015  # the year of the two papers that the workbook reproduces
-SIZES = {("mnist", "train"): 6000, ("mnist", "test"): 2000, ("cifar10", "train"): 3000, ("cifar10", "test"): 2000}
+SIZES = {
+    ("mnist", "train"): 6000,
+    ("mnist", "test"): 2000,
+    ("cifar10", "train"): 3000,
+    ("cifar10", "test"): 2000,
+    ("chars36", "train"): 2200,
+    ("chars36", "test"): 2200,
+}
 COLUMNS = 50
 
 
-def main() -> None:
+def main(names: list[str]) -> None:
     for (name, split), size in SIZES.items():
+        if names and name not in names:
+            continue
         full = data.load(name, split, "full")
         index = data.stratified(full.labels.numpy(), size, len(full.info.classes), SEED)
         images = full.images[index].numpy()
@@ -49,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
