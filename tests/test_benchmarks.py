@@ -16,6 +16,8 @@ RERUNS = [
     ("bench_products", {"products": 13, "seconds": 0.005}),
     ("bench_coupled", {"draws": 2, "seed": 1}),
     ("bench_coupled", {"draws": 1, "size": 4, "rank": 2}),
+    ("bench_cp", {"starts": 2, "nls_iter": 20}),
+    ("bench_cp", {"starts": 1, "seed": 5}),
     ("bench_sweeps", {"cells": 1, "kills": 0}),
     ("bench_sweeps", {"cells": 0, "kills": 1, "seed": 3}),
 ]
@@ -31,9 +33,24 @@ def test_rerun_benchmark(name, parameters, tmp_path, monkeypatch):
     told = {"profile": "quick"} | {name: value for name, value in parameters.items() if name != "seed"}
     assert record["parameters"].items() >= told.items()
     assert record["seed"] == parameters.get("seed", 0)
-    {"bench_layers": layers, "bench_convolutions": convolutions, "bench_products": products}.get(
+    {"bench_layers": layers, "bench_convolutions": convolutions, "bench_products": products, "bench_cp": cp}.get(
         name, coupled if name == "bench_coupled" else sweeps
     )(record["metrics"], parameters)
+
+
+def cp(metrics, parameters):
+    runs = metrics["runs"]["resnet20_small"]
+    assert {len(rows) for rows in runs.values()} == {parameters["starts"]}
+    assert metrics["resnet20_small_parafac_error"] == min(row["error"] for row in runs["parafac"]) < 1
+    for rival, als in zip(runs["parafac"], runs["als"], strict=True):
+        assert als["error"] < rival["error"] * 1.2  # a start of its own, which may end elsewhere
+    reached = [row["to_best"]["error"] for row in runs["nls"]]
+    assert metrics["resnet20_small_nls_reached_it"] == sum(
+        e <= metrics["resnet20_small_parafac_error"] for e in reached
+    )
+    for row in runs["nls"]:
+        assert row["error"] <= row["to_best"]["error"]
+    positive(metrics, "resnet20_small_parafac_over_als_seconds", "resnet20_small_nls_seconds_to_that")
 
 
 def positive(metrics, *names):

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from tnlib import data, models, train
+from tnlib import data, models, networks, train
 
 COMMITTED = ("mlp1024-mnist", "quick-cifar10", "resnet20-cifar10")
 
@@ -107,7 +107,7 @@ def test_published_checkpoints_pinned_digests_are_those_of_the_repository():
 
 
 def test_prepare_takes_bytes_and_floats_alike():
-    prepare = models.Prepare((0.5, 0.4, 0.3), (0.2, 0.2, 0.1), padding=1)
+    prepare = networks.Prepare((0.5, 0.4, 0.3), (0.2, 0.2, 0.1), padding=1)
     images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
     want = (torch.nn.functional.pad(images.float() / 255, (1,) * 4) - prepare.mean) / prepare.std
     assert torch.allclose(prepare(images), want)
@@ -116,7 +116,7 @@ def test_prepare_takes_bytes_and_floats_alike():
 
 
 def test_option_a_shortcut_strides_and_pads_channels():
-    block = models.BasicBlock(4, 8, 2).eval()
+    block = networks.BasicBlock(4, 8, 2).eval()
     with torch.no_grad():
         block.bn2.weight.zero_()
         x = torch.rand(2, 4, 6, 6)

@@ -14,8 +14,9 @@ from scipy.optimize import least_squares
 
 from tnlib import decompose
 from tnlib.decompose.als import als
+from tnlib.decompose.gauss_newton import GaussNewton
 from tnlib.decompose.mttkrp import cp_residual, mttkrp_all
-from tnlib.decompose.nls import _conjugate_gradients, balance, gauss_newton_matrix, gauss_newton_product, nls
+from tnlib.decompose.nls import balance, nls
 
 shapes = st.lists(st.integers(1, 5), min_size=2, max_size=5).map(tuple)
 
@@ -36,12 +37,12 @@ def jacobian(factors):
 def test_the_gauss_newton_matrix_is_that_of_the_explicit_jacobian(shape, rank):
     _, factors = random_cp(shape, rank, seed=sum(shape))
     explicit = jacobian(factors)
-    matrix = gauss_newton_matrix(factors)
+    normal = GaussNewton(factors)
+    matrix = normal.matrix()
     assert torch.allclose(matrix, explicit.mT @ explicit, atol=1e-9)
     _, direction = random_cp(shape, rank, seed=99)
-    flat = torch.cat([d.flatten() for d in direction])
-    image = torch.cat([d.flatten() for d in gauss_newton_product(factors)(direction)])
-    assert torch.allclose(image, matrix @ flat, atol=1e-8)
+    image = normal.product(torch.cat(direction))
+    assert torch.allclose(image.flatten(), matrix @ torch.cat(direction).flatten(), atol=1e-8)
 
 
 @settings(max_examples=30, deadline=None)
@@ -57,15 +58,16 @@ def test_one_pass_gives_the_mttkrp_of_every_mode(shape, rank):
 def test_conjugate_gradients_find_the_same_step():
     _, factors = random_cp((6, 5, 4, 3), 3)
     _, downhill = random_cp((6, 5, 4, 3), 3, seed=5)
-    matrix = gauss_newton_matrix(factors) + 0.1 * torch.eye(54, dtype=torch.float64)
+    matrix = GaussNewton(factors).matrix() + 0.1 * torch.eye(54, dtype=torch.float64)
     want = torch.linalg.solve(matrix, torch.cat([d.flatten() for d in downhill]))
-    got = torch.cat([s.flatten() for s in _conjugate_gradients(factors, downhill, 0.1, max_iter=500, tol=1e-12)])
-    assert torch.allclose(got, want, atol=1e-8)
+    got = GaussNewton(factors).conjugate_gradients(torch.cat(downhill), 0.1, max_iter=500, tol=1e-12)
+    assert torch.allclose(got.flatten(), want, atol=1e-8)
+    assert torch.allclose(GaussNewton(factors).step(torch.cat(downhill), 0.1).flatten(), want, atol=1e-10)
 
 
 @pytest.mark.parametrize("limit", [0, 10**6])
 def test_large_and_small_problems_are_solved_alike(monkeypatch, limit):
-    monkeypatch.setattr("tnlib.decompose.nls.DENSE", limit)
+    monkeypatch.setattr("tnlib.decompose.gauss_newton.DENSE", limit)
     tensor, factors = random_cp((7, 6, 5), 3, seed=2)
     got = decompose.cp(tensor, 3, method="nls", restarts=3, tol=1e-14)
     assert float((got.to_tensor() - tensor).norm() / tensor.norm()) < 1e-10

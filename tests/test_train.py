@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tnlib import data, models, train
+from tnlib import data, networks, train
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def images():
 
 def small_net():
     torch.manual_seed(0)
-    return nn.Sequential(models.Prepare((0.5,) * 3, (0.2,) * 3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(),
+    return nn.Sequential(networks.Prepare((0.5,) * 3, (0.2,) * 3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(),
                          nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 10))  # fmt: skip
 
 

@@ -89,16 +89,16 @@ def _distorted(glyphs: list[list[Glyph]], label: int, random: np.random.Generato
     """One image (24, 24): a character between halves of others, moved, blurred, badly lit, partly covered, noisy."""
     face = glyphs[random.integers(len(glyphs))]
     ink = _line(face, label, random)
-    ink = ink.filter(ImageFilter.BoxBlur(float(random.uniform(0, 3.0)))).resize((SIZE, SIZE), Image.Resampling.BOX)
+    ink = ink.filter(ImageFilter.BoxBlur(float(random.uniform(0, 2.5)))).resize((SIZE, SIZE), Image.Resampling.BOX)
     shape = np.asarray(ink, dtype=np.float64) / 255
     paper, pen = _levels(random), _levels(random)
-    while abs(paper.mean() - pen.mean()) < 25:  # contrast that a person still reads
+    while abs(paper.mean() - pen.mean()) < 40:  # contrast that a person still reads
         pen = _levels(random)
     image = paper + shape * (pen - paper)
-    for _ in range(random.integers(0, 3)):  # strokes across
+    for _ in range(random.integers(0, 2)):  # a stroke across
         image += _stroke(random)
     noise = random.integers(-128, 128, (4, SIZE, SIZE)).sum(0) / 256  # nearly normal, deviation 0.58
-    image = image + random.uniform(0, 40) * noise
+    image = image + random.uniform(0, 25) * noise
     rounded: Array = np.floor(image.clip(0, 255) + 0.5).astype(np.uint8)
     return rounded
 
@@ -110,16 +110,16 @@ def _line(face: list[Glyph], label: int, random: np.random.Generator) -> Image.I
     bottom, left = (3 * _FINE + height) // 2, (3 * _FINE - width) // 2
     _put(canvas, glyph, bottom, left)
     gap = int(random.integers(1, 12))
-    if random.random() < 0.6:
+    if random.random() < 0.5:
         other = face[random.integers(len(face))]
         _put(canvas, other, bottom, left - gap - other.shape[1])
-    if random.random() < 0.6:
+    if random.random() < 0.5:
         other = face[random.integers(len(face))]
         _put(canvas, other, bottom, left + width + gap)
     # What a pixel shows lies at matrix @ (pixel - middle) + middle + shift, in units of the glyph's size.
-    zoom = max(height, 0.8 * width) / (0.78 * _FINE) * random.uniform(0.8, 1.3)
-    matrix = zoom * (np.eye(2) + random.uniform(-1, 1, (2, 2)) * [[0.12, 0.30], [0.30, 0.12]])
-    middle, shift = 1.5 * _FINE, random.uniform(-0.09, 0.09, 2) * _FINE
+    zoom = max(height, 0.8 * width) / (0.78 * _FINE) * random.uniform(0.82, 1.25)
+    matrix = zoom * (np.eye(2) + random.uniform(-1, 1, (2, 2)) * [[0.10, 0.22], [0.22, 0.10]])
+    middle, shift = 1.5 * _FINE, random.uniform(-0.07, 0.07, 2) * _FINE
     offset = middle + shift - matrix @ [_FINE / 2, _FINE / 2]
     coefficients = (*matrix[0], offset[0], *matrix[1], offset[1])
     return Image.fromarray(canvas).transform(

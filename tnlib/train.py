@@ -31,7 +31,7 @@ class Recipe:
 
     `lr` is the peak, reached after `warmup` (a fraction of all steps); `resolution` maps the fraction of training done
     to the height and width of the crops; `padding` is the zero padding before a random crop, `flip` mirrors half of
-    the images.
+    the images; a gradient longer than `clip` is shortened to it.
     """
 
     epochs: int
@@ -43,6 +43,7 @@ class Recipe:
     padding: int = 4
     flip: bool = True
     resolution: tuple[tuple[float, int], ...] = ()
+    clip: float | None = None
     seed: int = 0
 
     def crop(self, done: float) -> int | None:
@@ -60,7 +61,7 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "mlp1024-mnist": Recipe(epochs=20, lr=0.1, padding=0, flip=False),
     "quick-cifar10": Recipe(epochs=16, batch=64, lr=0.03, padding=2, resolution=((0.0, 32),)),
-    "charnet-chars36": Recipe(epochs=12, batch=128, lr=0.03, padding=2, flip=False),
+    "charnet-chars36": Recipe(epochs=12, lr=0.02, padding=2, flip=False, clip=2.0),
     "resnet20-cifar10": Recipe(epochs=40, lr=0.15, resolution=((0.0, 24), (0.4, 28), (0.7, 32))),
 }
 
@@ -143,6 +144,8 @@ def fit(
                 loss = F.cross_entropy(model(x), y)
             optimizer.zero_grad()
             loss.backward()
+            if recipe.clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
             optimizer.step()
             total += loss.item() * len(y)
         losses.append(total / len(images))

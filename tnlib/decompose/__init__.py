@@ -12,6 +12,7 @@ _tensorly.set_backend("pytorch")
 
 from tnlib.decompose._validate import max_cp_rank, max_tt_ranks  # noqa: E402
 from tnlib.decompose.bounds import cp_bound, cp_dimension, cp_factor_bounds  # noqa: E402
+from tnlib.decompose.correction import correct_cp, greedy_cp  # noqa: E402
 from tnlib.decompose.coupled import coupled_cp  # noqa: E402
 from tnlib.decompose.coupled_tucker import coupled_tucker  # noqa: E402
 from tnlib.decompose.cp import cp  # noqa: E402
@@ -21,12 +22,14 @@ from tnlib.decompose.tucker import tucker  # noqa: E402
 
 __all__ = [
     "TruncatedSVD",
+    "correct_cp",
     "coupled_cp",
     "coupled_tucker",
     "cp",
     "cp_bound",
     "cp_dimension",
     "cp_factor_bounds",
+    "greedy_cp",
     "max_cp_rank",
     "max_tt_ranks",
     "svd",

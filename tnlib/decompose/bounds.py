@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tnlib.decompose import _validate as validate
 from tnlib.decompose.als import column_norms
-from tnlib.decompose.nls import gauss_newton_matrix
+from tnlib.decompose.gauss_newton import GaussNewton
 
 
 def cp_dimension(shape: Sequence[int], rank: int) -> int:
@@ -73,7 +73,7 @@ def cp_factor_bounds(factors: Sequence[Tensor], snr_db: float) -> Tensor:
     energy = torch.stack([factor.mT @ factor for factor in wide]).prod(0).sum()
     sigma2 = float(energy) * 10 ** (-snr_db / 10) / math.prod(len(factor) for factor in wide)
     # The scalings inside a term cannot be told: the pseudo-inverse leaves them out, and unit columns do not see them.
-    covariance = sigma2 * torch.linalg.pinv(gauss_newton_matrix(wide), rtol=1e-12, hermitian=True)
+    covariance = sigma2 * torch.linalg.pinv(GaussNewton(wide).matrix(), rtol=1e-12, hermitian=True)
     bounds, start = [], 0
     for factor in wide:
         size = len(factor)
