@@ -114,6 +114,8 @@ RERUNS = [
     ("20_compute_with_trains", {"seed": 2, "layer": "layer2.1.conv2", "fraction": 0.2}),
     ("experiments/compress_one_layer", {"format": "cp", "rank": 5, "seed": 9}),
     ("experiments/compress_one_layer", {"format": "svd", "rank": 64}),
+    ("experiments/replace_character_layers", {"rank": 8, "first_rank": 4, "epochs": 0}),
+    ("experiments/replace_character_layers", {"method": "dense", "seed": 1}),
     ("experiments/recover_cp_factors", {"draws": 3, "order": 4, "size": 8, "starts": 2, "polish": "nls"}),
     ("experiments/recover_cp_factors", {"draws": 2, "order": 7, "size": 3, "snr_db": 300.0, "starts": 0}),
 ]
@@ -140,6 +142,7 @@ def test_rerun_with_other_parameters(name, parameters, tmp_path, monkeypatch):
         assert [source for source, texts in before.items() if now[source] != texts]
     asserts = {"00_start_here": lesson_00, "02_fit_cpd": lesson_02}
     asserts |= {"experiments/recover_cp_factors": recovery, "experiments/compress_one_layer": compression}
+    asserts |= {"experiments/replace_character_layers": characters}
     if name in asserts:
         (record,) = records
         asserts[name](record["metrics"], parameters)
@@ -180,6 +183,17 @@ def compression(metrics, parameters):
     else:
         assert metrics["layer_params"] < 0.03
         assert metrics["drop"] > 0
+
+
+def characters(metrics, parameters):
+    assert metrics["test_images"] == 2200
+    if "method" in parameters:  # nothing is replaced, and an epoch on few images spoils little
+        assert (metrics["relative_params"], metrics["relative_macs"]) == (1, 1)
+        assert metrics["accuracy"] > metrics["dense_accuracy"] - 0.05
+    else:
+        assert metrics["accuracy"] == metrics["conv1_raw_accuracy"] < metrics["conv3_raw_accuracy"] < 1
+        assert metrics["relative_macs"] < 0.1
+    assert all(metrics[f"batch{batch}_threads{threads}_speedup"] > 0 for batch in (1, 64) for threads in (1, 2))
 
 
 def test_every_notebook_runs_with_two_parameter_sets():

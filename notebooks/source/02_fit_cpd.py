@@ -503,7 +503,7 @@ print("locally unique beyond Kruskal. Equal columns cost two directions: t, and 
 print("A matrix lacks R (R - 1) of them: M without its scales")
 
 # %% [markdown]
-# ## 5. Swamps
+# ## 5. Swamps (optional)
 #
 # Uniqueness does not make a fit easy. Let all columns of each factor enclose the same angle, with cosine $c$. The
 # off-diagonal entries of the Gram matrices are $c$, those of their Hadamard product $c^2$, and the normal equations have
@@ -903,7 +903,7 @@ print("of the tensors that one start of 1000 sweeps still fails on, restarts sav
 # settled says nothing about starts. An SVD start is one good guess, not a guarantee, and there is only one of it: take
 # it once, random ones several times, and **report how many runs agreed**.
 #
-# ## 9. In float32
+# ## 9. In float32 (optional)
 #
 # An error can be had almost free from what a sweep computes anyway, since
 # $\|\mathcal X - \hat{\mathcal X}\|^2 = \|\mathcal X\|^2 - 2 \langle \mathcal X, \hat{\mathcal X} \rangle +
@@ -993,7 +993,7 @@ assert torch.isclose(torch.linalg.cond(K.T @ K), torch.linalg.cond(K) ** 2, rtol
 print("the condition number of the Gram matrix is the square of that of K")
 
 # %% [markdown]
-# ## 10. What uniqueness buys: see the dyes in a mixture
+# ## 10. What uniqueness buys: see the dyes in a mixture (optional)
 #
 # Light of wavelength $k$ excites a dye, which emits light of wavelength $j$. The intensity is a product: concentration
 # of dye $r$ in sample $i$, times its emission spectrum at $j$, times its excitation spectrum at $k$. A mixture of dyes adds up.

@@ -824,7 +824,7 @@ plt.show()
 # Few heights and widths blur. One colour direction leaves a single tint. Fewer directions of mode 3 than images make each image
 # a mixture of others: that one shows as speckle and ghosts where a picture should be smooth.
 #
-# ## What is unique, and what is not
+# ## What is unique, and what is not (optional)
 #
 # Take any invertible $\mathbf M_n$, put it into the core and its inverse into the factor:
 #
@@ -1005,7 +1005,7 @@ print("the smallest mean error:", mean_error.idxmin(axis=1).to_dict())
 # None of these errors is a loss of accuracy: [00 start here](00_start_here.ipynb) shows how far these two are
 # apart, and what the CPD does at equal size. What matters is measured behind the layer, on data.
 #
-# ## Compress first, then CPD
+# ## Compress first, then CPD (optional)
 #
 # Let $\mathbf U_n$ be orthonormal bases of the spaces of fibres, as HOSVD at the multilinear rank gives them. Then
 # $\mathbf U_n \mathbf U_n^\top$ leaves $\mathcal X$ as it is. Take *any* CPD of $\mathcal X$, with factors $\mathbf A_n$ and any number of terms, and

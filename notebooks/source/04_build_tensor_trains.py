@@ -542,7 +542,7 @@ assert list(paired.rank) == [1] * 6
 assert list(unpaired.rank) == [1, 2, 4, 8, 16, 32, 16, 8, 4, 2, 1]
 
 # %% [markdown]
-# ## The order of modes matters
+# ## The order of modes matters (optional)
 #
 # CPD and Tucker do not care in which order modes stand. A train does: $R_q$ is the rank across one particular cut. The
 # extreme case is $x_{ijkl} = a_{ik}\, b_{jl}$ with invertible $\mathbf A$, $\mathbf B$. Put partners side by side and the middle
@@ -629,7 +629,7 @@ plt.show()
 # speed: the order that makes a chain of small convolutions, $S, k_h, k_w, T$ (lesson 06), is none of the four.
 
 # %% [markdown]
-# ## Ranks and size: smooth data, trained weights
+# ## Ranks and size: smooth data, trained weights (optional)
 #
 # Any vector of $2^d$ entries becomes a tensor of $d$ modes of size 2, one a binary digit: the **quantized** tensor train,
 # QTT (Oseledets 2010; Khoromskij 2011; lesson 01). For $x_k = e^{ak}$ the digits separate,

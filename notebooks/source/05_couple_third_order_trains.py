@@ -975,7 +975,7 @@ assert collinear.groupby("method").over.median()["TT-SVD only"] < 1.5 * over_a_c
 print(f"condition of the first basis: {near / apart:.1f} times that of independent columns; TT-SVD still at its bound")
 
 # %% [markdown]
-# ## 7. The stored experiment
+# ## 7. The stored experiment (optional)
 #
 # `notebooks/experiments/recover_cp_factors.ipynb` is one point of the same experiment with 100 draws; the sweep `notebooks/sweeps/coupled_study.yaml`
 # lists all points. `tnlib sweep notebooks/sweeps/coupled_study.yaml` repeats it. These cells draw whatever records there are.
@@ -1211,7 +1211,7 @@ print("the structured chain is as accurate as HOSVD; from a TT-SVD it is worse")
 # noisy Tucker tensors it wants the structured train.
 # </details>
 #
-# ## 8. A trained weight
+# ## 8. A trained weight (optional)
 #
 # The first weight of a trained MLP is $1024 \times 1024$ (240 of its columns see zero padding, and hold next to nothing). Tensorized (notebook 01), it is a tensor of order 6, 8 or 10: row digits first, column digits
 # after them. Does a CPD of it profit from the chain? **Predict** first: does anything promise that a trained weight has low CP rank?

@@ -959,7 +959,7 @@ print(f"same kernel; with the factors as factorize leaves them, steps may be {ra
 # rate for some layers (as reported, not re-read).
 
 # %% [markdown]
-# ## One dimension, and tables of words
+# ## One dimension, and tables of words (optional)
 #
 # `nn.Conv1d`, with a kernel $T \times S \times k$, has one spatial mode. CP gives three stages: $1$, depthwise $k$,
 # $1$; stride, padding and dilation go to the middle.

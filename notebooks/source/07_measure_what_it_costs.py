@@ -319,7 +319,7 @@ points = pd.concat(tables.values())
 points["kind"] = [kind(call.func) for call in points.call]
 for (name, part), color in zip(points.groupby("kind"), ("#0072B2", "#D55E00", "#009E73"), strict=True):
     ax.plot(part.intensity, part.gmacs, "o", color=color, alpha=0.7)
-    ax.text(part.intensity.max() * 1.2, part.gmacs.median() / 1.15, name, color=color, va="top")
+    ax.text(part.intensity.max() * 1.2, part.gmacs.median(), name, color=color, va="center")
 ax.plot(*tables["dense"].loc[0, ["intensity", "gmacs"]], "*k", markersize=11)
 ax.set(xscale="log", yscale="log", xlim=(0.02, 400), xlabel="arithmetic intensity (MAC/byte)", ylabel="rate (GMAC/s)")
 ax.set_title("Stages of little intensity run at a fraction of the peak")
@@ -752,7 +752,7 @@ print("cp, frozen:   ", [tuple(kernel.shape) for kernel in frozen.buffers()])
 print(measure.compare({"the layer": cp_layer, "frozen": frozen}, last, rounds=2 * rounds))
 
 # %% [markdown]
-# ## Peak memory of training
+# ## Peak memory of training (optional)
 #
 # Inference forgets: at any moment it holds the input and the output of one stage. Training remembers: backward needs the
 # input of every stage. `measure.peak_memory` reports what torch allocates above the start. For a chain of linear
@@ -832,7 +832,7 @@ assert results["checkpointed"]["peak bytes of forward"] == inference
 print("a step is 3 forward passes; checkpointing adds the recomputation of all stages but the last")
 
 # %% [markdown]
-# ## On a GPU
+# ## On a GPU (optional)
 #
 # All counts stay as they are; the clock does not. A call only puts a *kernel* (a program for the GPU) into a queue and returns, often
 # before the kernel has begun. A stopwatch around the call times the queueing. A queue with one worker shows the effect
@@ -1065,7 +1065,7 @@ print("an order may decide a factor of more than ten, and so may a format; on th
 # </details>
 
 # %% [markdown]
-# ## Predict, then measure
+# ## Predict, then measure (optional)
 #
 # Can you tell the time of a chain that you never timed? Three models, from coarse to fine:
 #
@@ -1164,14 +1164,18 @@ result.round(2)
 
 # %% jupyter={"outputs_hidden": true}
 fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.7), sharex=True, sharey=True, layout="constrained")
-titles = ("MACs alone", "Roofline", "Fitted roofline")
+titles, ticks = ("MACs alone", "Roofline", "Fitted roofline"), (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 ends = np.array([0.8, 1.25]) * [f(result[["measured", *model_names]].to_numpy()) for f in (np.min, np.max)]
 for ax, name, title in zip(axes, model_names, titles, strict=True):
     ax.plot(ends, ends, color="0.6", linewidth=1)
     for format, part in result.groupby("format", sort=False):
         style = plots.FORMAT_STYLE.get(format, {"color": "black", "marker": "*"})
         ax.plot(part[name], part.measured, **(style | {"linestyle": "none"}), label=format)
-    ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="predicted (ms)", aspect="equal")
+    ax.set(xscale="log", yscale="log", xlabel="predicted (ms)", aspect="equal")
+    ax.set_xticks(ticks, ticks)
+    ax.set_yticks(ticks, ticks)
+    ax.minorticks_off()
+    ax.set(xlim=ends, ylim=ends)
     ax.set_title(f"{title}: mean error {error[name].mean():.0%}", fontsize=9, fontweight="normal")
 axes[0].set_ylabel("measured (ms)")
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)

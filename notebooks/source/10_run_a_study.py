@@ -500,7 +500,7 @@ print(
 #
 # Open `my_study.ipynb`, change what it does, keep the four rules. A copy of this notebook's statistics does the rest.
 #
-# ## More than one machine
+# ## More than one machine (optional)
 #
 # By default each run has a kernel on your machine. The same file runs on **Dask** workers elsewhere, as long as they see
 # the same folders (a shared home directory) and the same environment.

@@ -37,7 +37,7 @@ def networks() -> str:
     for _, r in frame.iterrows():
         name, score = r["parameters.model"], r["metrics.test_accuracy"]
         rows.append([f"`{name}`, weights of others", "", "", f"{score:.2%}", f"`{r['record']}.json`"])
-    return table(["network", "epochs", "minutes", "accuracy, 10,000 test images", "record"], rows)
+    return table(["network", "epochs", "minutes", "accuracy, all test images", "record"], rows)
 
 
 def published() -> str:

@@ -138,7 +138,9 @@ def learn(folder: Path | None) -> None:
     new = [change for change in changes if change.kind == "new"]
     for change in changes:
         size = f"{change.cells} cell{'s' * (change.cells != 1)}"
-        if change.kind == "updated":
+        if change.kind == "updated" and change.path.suffix != ".ipynb":
+            print(f"{change.name} has changed; yours was as copied, and is the new one now")
+        elif change.kind == "updated":
             print(f"{change.name} has changed ({size}); yours held no answer, and is the new one now")
         if change.kind == "beside":
             print(f"{change.name} has changed ({size}); yours stays, the new one is {change.path.name}")
