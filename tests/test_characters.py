@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tnlib import characters, data, sources
 
@@ -84,3 +85,23 @@ def test_glyphs_fall_onto_the_canvas_or_beside_it():
         canvas[:] = 0
         characters._put(canvas, glyph, 4, left)
         assert (canvas == 9).sum() == expected
+
+
+def test_a_folder_of_ones_own_is_read(tmp_path):
+    for name, size in (
+        ("A/one.png", (24, 24)),
+        ("b/two.jpg", (60, 40)),
+        ("7/three.png", (5, 9)),
+        ("AB/no.png", (9, 9)),
+    ):
+        path = tmp_path / name
+        path.parent.mkdir()
+        Image.new("RGB", size, (200, 100, 50)).save(path)
+    (tmp_path / "A" / "notes.txt").write_text("no picture")
+    images, labels = characters.read_folder(tmp_path)
+    assert images.shape == (3, 1, 24, 24)
+    assert images.dtype == np.uint8
+    assert [characters.CHARACTERS[label] for label in labels] == ["7", "A", "B"]
+    assert (abs(images.astype(int) - round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)) <= 2).all()
+    with pytest.raises(ValueError, match="expected subfolders 0 to 9 and A to Z"):
+        characters.read_folder(tmp_path / "A")

@@ -108,6 +108,8 @@ RERUNS = [
     ("06_build_tensor_layers", {"seed": 2, "depth": 6}),
     ("07_measure_what_it_costs", {"seed": 1, "batch": 4, "channels": 32}),
     ("07_measure_what_it_costs", {"seed": 2, "side": 8, "threads": 1}),
+    ("08_reproduce_lebedev", {"seed": 1, "rank": 32, "epochs": 0}),
+    ("08_reproduce_lebedev", {"seed": 2, "rank": 8, "epochs": 1}),
     ("10_run_a_study", {"seed": 1, "simulations": 1000}),
     ("10_run_a_study", {"seed": 2, "level": 0.9}),
     ("20_compute_with_trains", {"seed": 1, "sites": 12, "coupling": -0.4}),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFilter, ImageFont
+from PIL import Image, ImageFilter, ImageFont, ImageOps
 
 from tnlib import paths
 
@@ -64,6 +64,27 @@ def draw(split: str, seed: int = 0, count: int | None = None) -> tuple[Array, Ar
     labels = random.permutation(np.arange(COUNTS[split], dtype=np.uint8) % len(CHARACTERS))
     images = np.stack([_distorted(glyphs, int(label), random) for label in labels[:count]])
     return images[:, None], labels[:count]
+
+
+def read_folder(folder: Path) -> tuple[Array, Array]:
+    """Images of your own: a subfolder for each character, named by it (A or a is A), of pictures that Pillow reads.
+
+    Each becomes grey and 24 x 24, cut to its middle square. Returns images uint8 (n, 1, 24, 24) and labels uint8 (n,).
+
+    Raises:
+        ValueError: a folder without any image in a subfolder named by a character.
+    """
+    images, labels = [], []
+    for path in sorted(folder.glob("*/*")):
+        label, kinds = CHARACTERS.find(path.parent.name.upper()), (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+        if len(path.parent.name) != 1 or label < 0 or path.suffix.lower() not in kinds:
+            continue
+        with Image.open(path) as picture:
+            images.append(np.asarray(ImageOps.fit(picture.convert("L"), (SIZE, SIZE), Image.Resampling.BILINEAR)))
+        labels.append(label)
+    if not images:
+        raise ValueError(f"no images in {folder}: expected subfolders 0 to 9 and A to Z that hold pictures")
+    return np.stack(images)[:, None], np.array(labels, dtype=np.uint8)
 
 
 def _fonts(listed: list[Face]) -> Iterator[ImageFont.FreeTypeFont]:

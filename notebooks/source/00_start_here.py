@@ -27,6 +27,7 @@
 # | 05 couple third-order trains | How does one hard problem of high order become a chain of easy ones of order three? |
 # | 06 build tensor layers | How does each format become a sequence of ordinary layers, and how does it learn? |
 # | 07 measure what it costs | Why do few multiplications not make a fast layer, and what does? |
+# | 08 reproduce Lebedev | Can a trained convolution be replaced by its CPD, and what does it cost? |
 # | 10 run a study | How do you decide by experiment: parameters, sweeps, statistics? |
 # | 20 compute with trains | How do you compute with a tensor of $2^{40}$ entries? What does each format cost? |
 #

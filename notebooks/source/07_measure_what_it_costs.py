@@ -13,7 +13,7 @@
 # **Time.** 200 minutes: 90 to read text and code, 110 for the exercises. Run All takes a minute or two.
 # **Difficulty.** Medium.
 #
-# Previous: [06 build tensor layers](06_build_tensor_layers.ipynb) · Next: [10 run a study](10_run_a_study.ipynb) · [Solutions](solutions/07_measure_what_it_costs.ipynb) · [Glossary](GLOSSARY.md)
+# Previous: [06 build tensor layers](06_build_tensor_layers.ipynb) · Next: [08 reproduce Lebedev](08_reproduce_lebedev.ipynb) · [Solutions](solutions/07_measure_what_it_costs.ipynb) · [Glossary](GLOSSARY.md)
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": few ranks and rounds; "full": more ranks, more rounds
@@ -1359,4 +1359,4 @@ check.two_sided_macs(two_sided_macs)
 # - NVIDIA, *A100 Tensor Core GPU architecture*, white paper, 2020 (the GPU's peaks and bandwidth).
 
 # %% [markdown]
-# Previous: [06 build tensor layers](06_build_tensor_layers.ipynb) · Next: [10 run a study](10_run_a_study.ipynb) · [Solutions](solutions/07_measure_what_it_costs.ipynb) · [Glossary](GLOSSARY.md)
+# Previous: [06 build tensor layers](06_build_tensor_layers.ipynb) · Next: [08 reproduce Lebedev](08_reproduce_lebedev.ipynb) · [Solutions](solutions/07_measure_what_it_costs.ipynb) · [Glossary](GLOSSARY.md)

@@ -5,6 +5,7 @@ from right_answers import (
     costs,
     coupled_trains,
     cpd,
+    lebedev,
     run_a_study,
     start_here,
     tensor_algebra,
@@ -23,6 +24,7 @@ LESSONS = (
     coupled_trains,
     tensor_layers,
     costs,
+    lebedev,
     run_a_study,
 )
 RIGHT = {name: answers for lesson in LESSONS for name, answers in lesson.RIGHT.items()}

@@ -9,6 +9,7 @@ from tnlib.check import (
     costs,
     coupled_trains,
     cpd,
+    lebedev,
     run_a_study,
     start_here,
     tensor_algebra,
@@ -29,6 +30,7 @@ LESSONS = (
     coupled_trains,
     tensor_layers,
     costs,
+    lebedev,
     run_a_study,
     compute_with_trains,
 )
