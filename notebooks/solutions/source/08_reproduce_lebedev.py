@@ -140,10 +140,10 @@ def entries(*parts):
     return torch.einsum("ir,jr,kr->ijk", *parts)
 
 
-_, along = torch.func.jvp(entries, tuple(factors), tuple(direction))
-_, back = torch.func.vjp(entries, *factors)
-for got, want in zip(cp_gauss_newton_product(factors, direction), back(along), strict=True):
-    assert torch.allclose(got, want)
+blocks = torch.autograd.functional.jacobian(entries, tuple(factors))
+J = torch.cat([block.reshape(math.prod(sizes), -1) for block in blocks], 1)
+got = torch.cat([part.flatten() for part in cp_gauss_newton_product(factors, direction)])
+assert torch.allclose(got, J.T @ J @ torch.cat([part.flatten() for part in direction]))
 
 # %% [markdown]
 # The cost: $\sum_n I_n R^2$ for the products with tall matrices, and $Q^2 R^2$ for the small ones; the tensor has $\prod_n I_n$ entries.
