@@ -101,6 +101,8 @@ def summary(rows):
 
 # %%
 metrics, details = {}, {}
+
+# %%
 for name, kernel, rank in kernels():
     details[name] = compare(kernel, rank)
     metrics |= {f"{name}_{key}": value for key, value in summary(details[name]).items()}

@@ -25,6 +25,7 @@ import torch
 
 from tnlib import data, layers, measure, models, study, train
 
+# %%
 subset = {"quick": "embedded", "full": "full"}[profile]
 network = "charnet-chars36"
 
@@ -52,7 +53,7 @@ def replace(name, rank):
     begin = time.perf_counter()
     small = layers.factorize(conv, "cp", rank, method=method, max_iter=max_iter[method], tol=1e-7, seed=seed)
     metrics[f"{name}_seconds"] = time.perf_counter() - begin
-    metrics[f"{name}_error"] = float((small.dense_weight() - conv.weight).norm() / conv.weight.norm())
+    metrics[f"{name}_error"] = float((small.dense_weight() - conv.weight).detach().norm() / conv.weight.detach().norm())
     model.set_submodule(name, small)
     small.requires_grad_(tune == "all")
 
