@@ -54,7 +54,7 @@ def normal(*shape):
 
 # %%
 claims = pd.read_csv(paths.REFERENCE / "lebedev2015.csv")
-claims[["claim", "value", "unit", "certainty"]].style.hide(axis="index").format(precision=1)
+claims[["claim", "value", "unit", "certainty"]].fillna("")
 
 # %% [markdown]
 # The authors' images of characters are not to be had, nor are their weights. So the data here are ours: `chars36`, drawn from
@@ -450,7 +450,7 @@ if len(records):
     lines.append(("accuracy after, rank 64, %", 90, spread(ours.accuracy, 100), how))
     speed = spread(ours.batch1_threads1_speedup)
     lines.append(("speed-up, one thread, batch 1", 8.5, speed, "frozen, against dense in its faster memory format"))
-pd.DataFrame(lines, columns=["claim", "paper", "ours", "how measured"]).style.hide(axis="index").format(precision=1)
+pd.DataFrame(lines, columns=["claim", "paper", "ours", "how measured"])
 
 # %% [markdown]
 # ## Fits that take their time
