@@ -596,7 +596,7 @@ check.cp_gauss_newton_product(cp_gauss_newton_product)
 # - A CPD of a kernel is a chain of four convolutions; the first runs on the whole image.
 # - Terms fitted one by one are the wrong terms: after the first there is no way back.
 # - Gauss-Newton steps need Gram matrices and matrix products only. They win where terms are nearly parallel.
-# - Large terms that cancel fit well and train badly; a corrected fit has the same error and small terms.
+# - Large terms that cancel fit well, and train badly as Phan et al. 2020 report; a corrected fit has the same error and smaller terms.
 # - After compression the layer that nobody touched is the dear one.
 #
 # ## Further reading
