@@ -6,6 +6,7 @@ floats in [0, 1]) and nobody has to remember which mean and deviation belong to 
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import reduce
@@ -69,8 +70,8 @@ class Standardize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         floats = images if images.is_floating_point() else images.float()
-        deviation, mean = torch.std_mean(floats, (1, 2, 3), keepdim=True)
-        return (floats - mean) / (deviation + 1e-6)
+        values = floats[:1].numel()
+        return F.layer_norm(floats, floats.shape[1:], eps=1e-12) * math.sqrt(1 - 1 / values)  # deviation: by n - 1
 
 
 class Maxout(nn.Module):
@@ -81,7 +82,10 @@ class Maxout(nn.Module):
         self.pieces = pieces
 
     def forward(self, x: Tensor) -> Tensor:
-        return reduce(torch.maximum, x.chunk(self.pieces, 1))
+        pieces = self.pieces
+        while pieces % 2 == 0:  # halves, while there are some: fewer calls
+            x, pieces = torch.maximum(*x.chunk(2, 1)), pieces // 2
+        return reduce(torch.maximum, x.chunk(pieces, 1))
 
 
 def charnet() -> nn.Sequential:

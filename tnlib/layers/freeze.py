@@ -15,13 +15,14 @@ from tnlib.layers.chain import FactorizedConv
 from tnlib.layers.eligible import hooked
 from tnlib.layers.factorized import Factorized
 from tnlib.layers.frozen import REFUSED, Frozen, FrozenLayer, FrozenTensorized
+from tnlib.layers.frozen_bands import FrozenBands, has_bands
 from tnlib.layers.frozen_conv import FrozenChain, Step, steps_of
 from tnlib.layers.tensorized import TensorizedLinear
 from tnlib.layers.ttm_conv import TTMConv
 from tnlib.layers.tucker_conv import TuckerConv
 
 
-def freeze(model: nn.Module, example: Tensor | Sequence[Any]) -> nn.Module:
+def freeze(model: nn.Module, example: Tensor | Sequence[Any], *, fixed: bool = False) -> nn.Module:
     """A new model for inference: factors merged, planned and laid out, no gradients, in eval mode.
 
     The given model is untouched, and later changes of its weights do not reach the frozen one. A layer in several
@@ -31,15 +32,21 @@ def freeze(model: nn.Module, example: Tensor | Sequence[Any]) -> nn.Module:
     Args:
         model: any module; a factorized layer itself, too.
         example: an input, or the sequence of the model's arguments; it is run once.
+        fixed: inputs have the example's shape, always; then what is planned for it survives tracing, compiling and
+            export, too. Of convolutions alone: all else is planned for a number of rows, and right for any.
 
     Returns:
         A model of the same class. RuntimeError, from it, for training mode, or where a gradient is to pass through a
-        layer that was factorized.
+        layer that was factorized. With `fixed`, a convolution that gets another shape raises ValueError.
     """
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     shapes = _input_shapes(frozen, (example,) if isinstance(example, Tensor) else tuple(example))
     with without_autocast(next((p.device.type for p in frozen.parameters()), "cpu")):
-        return _with_frozen_layers(frozen, shapes)
+        frozen = _with_frozen_layers(frozen, shapes)
+    for module in frozen.modules():
+        if isinstance(module, FrozenChain):
+            module.fixed = fixed
+    return frozen
 
 
 def _with_frozen_layers(frozen: nn.Module, shapes: dict[nn.Module, tuple[int, ...]]) -> nn.Module:
@@ -102,7 +109,9 @@ def _frozen_conv(layer: Any, shape: tuple[int, ...] | None) -> Frozen:
     shape = (1, *shape) if len(shape) == 1 + len(layer.stride) else shape
     with torch.no_grad():
         steps = _conv_steps(layer, shape)
-    return FrozenLayer(layer) if steps is None else FrozenChain(layer, steps, shape)
+    if steps is None:
+        return FrozenLayer(layer)
+    return FrozenBands(layer, steps, shape) if has_bands(steps, shape) else FrozenChain(layer, steps, shape)
 
 
 def _conv_steps(layer: Any, shape: tuple[int, ...]) -> list[Step] | None:

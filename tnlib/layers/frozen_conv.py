@@ -58,13 +58,14 @@ class FrozenChain(Frozen):
     in_channels: int
     kernel_0: Tensor
 
-    def __init__(self, layer: Any, steps: Sequence[Step], input_shape: Sequence[int]) -> None:
+    def __init__(self, layer: Any, steps: Sequence[Step], input_shape: Sequence[int], *, fast: bool = True) -> None:
         super().__init__(layer)
         self._layer_groups, steps = layer.groups, list(steps)
-        fast = len(input_shape) == 4 and all(s.simple and _is_float32_cpu(s.kernel) for s in steps)
+        fast = fast and len(input_shape) == 4 and all(s.simple and is_float32_cpu(s.kernel) for s in steps)
         steps = _with_one_pass(_merged(steps), fast)
         self.steps: list[dict[str, Any]] = []
-        self.fast, shape = fast, tuple(input_shape)
+        self.fast, self.fixed, self.planned = fast, False, tuple(input_shape)
+        shape = self.planned
         for number, step in enumerate(steps):
             few = fast and _few_pixels(step, shape)
             shape = (shape[0], len(step.kernel), *step.geometry.output_size(shape[2:], step.kernel.shape[2:]))
@@ -95,6 +96,12 @@ class FrozenChain(Frozen):
         parts = zip(*(torch.unbind(kernel.unflatten(0, (groups, -1))) for kernel in kernels), strict=True)
         return torch.cat([multiply_out(list(part)) for part in parts])
 
+    def _check(self, x: Tensor) -> None:
+        super()._check(x)
+        one = self.planned[1:] if self.planned[0] == 1 else self.planned
+        if self.fixed and not is_tracing() and tuple(x.shape) not in (self.planned, one):
+            raise ValueError(f"frozen for inputs of shape {self.planned} alone, got {tuple(x.shape)}")
+
     def forward(self, x: Tensor) -> Tensor:
         """As the layer."""
         self._check(x)
@@ -114,7 +121,7 @@ class FrozenChain(Frozen):
             and x.ndim == 4
             and x.dtype is torch.float32
             and x.is_cpu
-            and not is_tracing()
+            and (self.fixed or not is_tracing())
             and not torch.is_autocast_enabled("cpu")
             and x.shape[1] == self.in_channels
             and x.numel() > 0
@@ -151,7 +158,7 @@ def steps_of(stages: Sequence[nn.Module]) -> list[Step]:
     return [Step(conv.weight.detach(), conv.bias, Geometry.of(conv), conv.groups) for conv in convs]
 
 
-def _is_float32_cpu(kernel: Tensor) -> bool:
+def is_float32_cpu(kernel: Tensor) -> bool:
     return kernel.dtype is torch.float32 and kernel.is_cpu and kernel.ndim == 4
 
 
