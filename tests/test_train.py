@@ -55,6 +55,25 @@ def test_a_checkpoint_of_another_recipe_is_refused(images, tmp_path):
         train.fit(small_net(), images, train.Recipe(epochs=1), device="cpu", checkpoint=tmp_path / "c.pt")
 
 
+def test_float32_is_never_left_when_asked_for(images, monkeypatch):
+    seen = set()
+
+    class Watched(nn.Linear):
+        def forward(self, x):
+            y = super().forward(x)
+            seen.add(y.dtype)
+            return y
+
+    monkeypatch.setattr(train, "has_fast_bf16", lambda: True)
+    for precision, dtype in (("float32", torch.float32), ("auto", torch.bfloat16)):
+        seen.clear()
+        model = nn.Sequential(networks.Prepare((0.5,) * 3, (0.2,) * 3), nn.Flatten(), Watched(3072, 10))
+        train.fit(model, images, train.Recipe(epochs=1, lr=0.01), device="cpu", precision=precision)
+        assert seen == {dtype}
+    with pytest.raises(ValueError, match="float32"):
+        train.fit(model, images, RECIPE, precision="float16")
+
+
 def test_training_learns_a_small_set_by_heart(images):
     model = small_net()
     losses, _ = train.fit(model, images, train.Recipe(epochs=30, batch=20, lr=0.1, padding=0, flip=False), device="cpu")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -107,6 +107,7 @@ def fit(
     recipe: Recipe,
     *,
     device: str = "auto",
+    precision: Literal["auto", "float32"] = "auto",
     checkpoint: Path | None = None,
     on_epoch: Callable[[int, float, float], None] | None = None,
 ) -> History:
@@ -117,12 +118,16 @@ def fit(
         images: training set.
         recipe: what to do; the shuffling and the crops follow from its seed.
         device: `auto`, or a torch device name.
+        precision: `auto` computes in bfloat16 (autocast) where that is fast; `float32` never does. A CPD with large
+            terms that cancel needs it: its rounding errors grow with the terms.
         checkpoint: file written after each epoch; training resumes from it when it exists and its recipe is the same.
         on_epoch: called with (epochs done, mean loss, seconds) after each epoch.
 
     Raises:
-        ValueError: a checkpoint of another recipe.
+        ValueError: a checkpoint of another recipe, an unknown precision.
     """
+    if precision not in ("auto", "float32"):
+        raise ValueError(f"unknown precision {precision!r}; expected auto or float32")
     where = pick_device(device)
     model.to(where).train()
     if where.type == "cpu":
@@ -132,7 +137,7 @@ def fit(
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
     losses, seconds = history = _resume(checkpoint, recipe, model, optimizer)
-    bf16 = where.type == "cuda" or has_fast_bf16()
+    bf16 = precision == "auto" and (where.type == "cuda" or has_fast_bf16())
     steps = math.ceil(len(images) / recipe.batch)
     for epoch in range(len(losses), recipe.epochs):
         started, total = time.perf_counter(), 0.0
