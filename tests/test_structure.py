@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "data": {"sources"},
     "networks": {"data"},
     "models": {"data", "networks"},
+    "imagenet": {"networks"},
     "train": {"data", "models", "measure"},
     "plots": set(),
     "check": {"decompose", "layers"},

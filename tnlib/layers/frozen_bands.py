@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tnlib.contract import is_tracing
-from tnlib.layers.frozen_conv import FrozenChain, Step, is_float32_cpu
+from tnlib.layers.frozen_conv import FrozenChain, Step, is_float32_cpu, product
 from tnlib.layers.ttm_conv import is_channels_last
 
 _LARGEST = 32  # pixels of an axis up to which bands are used: measured on one and two threads, 14 shapes
@@ -40,7 +40,6 @@ class FrozenBands(FrozenChain):
 
     kernel_2: Tensor
     bias_2: Tensor | None
-
     down: Tensor
     along: Tensor
     window: Tensor
@@ -61,16 +60,20 @@ class FrozenBands(FrozenChain):
         if not (planned and self._suits(x)):
             return super().forward(x)
         self._check(x)
-        mixed = torch.mm(self.kernel_0.flatten(1), x.reshape(x.shape[1], -1))
+        by_rows = is_channels_last(x)  # there the pixels are rows: products take them transposed, nothing is copied
+        pixels = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).t() if by_rows else x.reshape(x.shape[1], -1)
+        mixed = torch.mm(self.kernel_0.flatten(1), pixels)
         if self.size == (1, 1):
             filtered = (mixed * self.window).sum(1, keepdim=True)
         else:
             images = mixed.view(len(mixed), *self.planned[2:])
             filtered = torch.bmm(torch.bmm(self.down, images), self.along).flatten(1)
         last, bias = self.kernel_2.flatten(1), self.bias_2
+        if by_rows:
+            y = product(filtered.t(), last, bias)
+            return y.view(1, *self.size, len(last)).permute(0, 3, 1, 2)
         y = torch.mm(last, filtered) if bias is None else torch.addmm(bias.unsqueeze(1), last, filtered)
-        y = y.view(1, len(last), *self.size)
-        return y.contiguous(memory_format=torch.channels_last) if is_channels_last(x) else y
+        return y.view(1, len(last), *self.size)
 
 
 def _band(step: Step, axis: int, length: int) -> Tensor:

@@ -136,7 +136,7 @@ class FrozenChain(Frozen):
         for number, step in enumerate(self.steps):
             kernel, bias = getattr(self, f"kernel_{number}"), getattr(self, f"bias_{number}")
             if step["pointwise"]:
-                rows = _product(rows, kernel.flatten(1), bias)
+                rows = product(rows, kernel.flatten(1), bias)
                 continue
             geometry, channels = step["geometry"], rows.shape[1]
             if step["few"] and batch * math.prod(size) <= _few(kernel, geometry):
@@ -172,7 +172,7 @@ def _few_pixels(step: Step, shape: Sequence[int]) -> bool:
     return plain and shape[0] * math.prod(shape[2:]) <= _few(step.kernel, step.geometry)
 
 
-def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Rows (N, S) by a weight (T, S): `addmm` spares the checks of `linear`."""
     return torch.mm(rows, weight.t()) if bias is None else torch.addmm(bias, rows, weight.t())
 
@@ -187,7 +187,7 @@ def _patchwise(images: Tensor, kernel: Tensor, bias: Tensor | None, geometry: Ge
     )
     size = list(windows.shape[1:3])
     patches = windows.flatten(3).flatten(0, 2)
-    return _product(patches, kernel.permute(0, 2, 3, 1).flatten(1), bias), size
+    return product(patches, kernel.permute(0, 2, 3, 1).flatten(1), bias), size
 
 
 def _merged(steps: Sequence[Step]) -> list[Step]:

@@ -1,0 +1,100 @@
+"""AlexNet and a reader's folder of pictures, with generated weights and pictures."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from tnlib import imagenet, measure
+
+# What torchvision publishes of its AlexNet: parameters, and multiply-accumulates of a 224 x 224 picture.
+PARAMETERS, MACS = 61_100_840, 714_188_480
+SHAPES = {"features.3.weight": (192, 64, 5, 5), "features.10.bias": (256,), "classifier.1.weight": (4096, 9216)}
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return imagenet.alexnet()
+
+
+def paint(folder, sizes, colour=(200, 100, 50)):
+    folder.mkdir(parents=True)
+    for number, size in enumerate(sizes):
+        Image.new("RGB", size, colour).save(folder / f"{number}.png")
+
+
+def test_alexnet_is_torchvisions(model):
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS
+    assert measure.cost(model, (1, 3, 224, 224)).macs == MACS
+    state = model.state_dict()
+    assert {name: tuple(state[name].shape) for name in SHAPES} == SHAPES
+    assert set(state) == {f"features.{n}.{kind}" for n in (0, 3, 6, 8, 10) for kind in ("weight", "bias")} | {
+        f"classifier.{n}.{kind}" for n in (1, 4, 6) for kind in ("weight", "bias")
+    }
+    sizes = []
+    hook = model.features[3].register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape)))
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 224, 224, dtype=torch.uint8)).shape == (1, imagenet.CLASSES)
+    hook.remove()
+    assert sizes == [(1, 64, 27, 27)]
+
+
+@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+def test_weights_of_a_file(model, tmp_path, kind):
+    path = tmp_path / f"w.{kind}"
+    save = save_file if kind == "safetensors" else torch.save
+    save(model.state_dict(), path)
+    again = imagenet.alexnet(str(path)).state_dict()
+    assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
+
+
+def test_weights_that_are_not_there(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="no file"):
+        imagenet.alexnet(str(tmp_path / "w.pth"))
+    torch.save({"a": torch.zeros(1)}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="not a state_dict of torchvision's AlexNet"):
+        imagenet.alexnet(str(tmp_path / "w.pth"))
+    monkeypatch.setitem(sys.modules, "torchvision.models", None)
+    with pytest.raises(ValueError, match="install it"):
+        imagenet.alexnet("torchvision")
+
+
+def test_folders_named_by_numbers(tmp_path):
+    paint(tmp_path / "7", [(300, 500), (256, 256)])
+    paint(tmp_path / "999", [(30, 20)])
+    pictures, labels = imagenet.read_folder(tmp_path)
+    assert pictures.shape == (3, 3, 224, 224)
+    assert pictures.dtype == torch.uint8
+    assert labels.tolist() == [7, 7, 999]
+    assert (pictures == torch.tensor([200, 100, 50]).view(1, 3, 1, 1)).all()
+    assert imagenet.read_folder(tmp_path, count=2)[1].tolist() == [7, 999]
+
+
+def test_a_thousand_folders_are_numbered_in_order(tmp_path):
+    for number in range(imagenet.CLASSES):
+        (tmp_path / f"n{number:08}").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "n00000412" / "a.jpeg")
+    assert imagenet.read_folder(tmp_path)[1].tolist() == [412]
+
+
+def test_the_middle_is_kept(tmp_path):
+    (tmp_path / "0").mkdir()
+    stripes = np.zeros((256, 512, 3), dtype=np.uint8)
+    stripes[:, 144:368] = 255  # the middle 224 columns; the middle rows are all
+    Image.fromarray(stripes).save(tmp_path / "0" / "a.png")
+    assert (imagenet.read_folder(tmp_path)[0] == 255).all()
+
+
+def test_folders_of_another_make(tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        imagenet.read_folder(tmp_path / "nowhere")
+    (tmp_path / "cats").mkdir()
+    with pytest.raises(ValueError, match="1000 folders"):
+        imagenet.read_folder(tmp_path)
+    (tmp_path / "cats").rename(tmp_path / "3")
+    with pytest.raises(ValueError, match="hold no pictures"):
+        imagenet.read_folder(tmp_path)
