@@ -23,7 +23,6 @@ seed: int = 0  # decides the start of CP, the order of the images and their crop
 
 # %%
 import time
-import warnings
 
 import torch
 
@@ -82,58 +81,12 @@ for step, (name, r) in enumerate(steps):
     print(name, "done")
 
 # %% [markdown]
-# The network in use: frozen for its shape, on one thread and on two, a single image and 64; called from Python, and
-# as a TorchScript graph, which has no Python in it. The dense network is timed in both memory formats, and the faster counts.
+# What the network in use takes is the benchmark [bench_characters](bench_characters.ipynb)'s question: time does not depend on weights.
 
 # %%
 cost = measure.cost(model, shape)
 metrics |= {"accuracy": metrics[f"{steps[-1][0]}_accuracy"], "params": cost.params, "macs": cost.macs}
 metrics |= {f"relative_{k}": v for k, v in cost.relative_to(measure.cost(dense, shape)).items()}
-
-
-# %%
-def traced(frozen, images):
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # TorchScript is in maintenance; it is still the fastest of torch's ways out here
-        graph = torch.jit.freeze(torch.jit.trace(frozen, images))
-    with torch.no_grad():
-        for _ in range(3):  # it optimizes itself in its first calls
-            graph(images)
-    return graph
-
-
-# %%
-def rivals(images):
-    last = torch.channels_last
-    frozen = {
-        "contiguous": layers.freeze(dense, images, fixed=True),
-        "channels_last": layers.freeze(dense, images, fixed=True).to(memory_format=last),
-        "small": layers.freeze(model, images, fixed=True),
-    }
-    return frozen | {f"{name}_graph": traced(each, images) for name, each in frozen.items()}
-
-
-# %%
-def speed(batch, threads):
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    images = test.images[:batch]
-    times = measure.compare(rivals(images), images, rounds=30 if profile == "full" else 3, block=20.0).timings
-    torch.set_num_threads(before)
-    result = {}
-    for kind in ("", "_graph"):
-        fastest = min(times[f"contiguous{kind}"].median, times[f"channels_last{kind}"].median)
-        ms = times[f"small{kind}"].median
-        result |= {f"dense{kind}_ms": fastest, f"small{kind}_ms": ms, f"speedup{kind}": fastest / ms}
-    return result
-
-
-# %%
-for batch in (1, 64):
-    for threads in (1, 2):
-        metrics |= {f"batch{batch}_threads{threads}_{k}": v for k, v in speed(batch, threads).items()}
 
 # %%
 study.record(

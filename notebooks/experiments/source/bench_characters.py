@@ -1,0 +1,147 @@
+# %% [markdown]
+# # Time the character network, dense and with CP layers
+#
+# A benchmark: one run gives one record, `bench-characters`. How fast is Lebedev et al. 2015's network in use, dense and
+# with its second and third layer as CPDs, and with the first as one, too? Time does not depend on the weights, so these are
+# random; [replace_character_layers](replace_character_layers.ipynb) says what they cost in accuracy.
+#
+# **Rules.** Frozen for its input, on one thread and on two, a single image and 64; called from Python, and as a
+# TorchScript graph, which has no Python in it. The dense network is timed in both memory formats, and its faster one counts.
+
+# %% tags=["parameters"]
+profile: str = "quick"  # "quick": one rank, few turns; "full": all ranks, minutes
+rank: int = 64  # at least 1; of the second and of the third layer
+first_rank: int = 32  # 1 to 81; of the first layer
+seed: int = 0  # decides images and random weights
+
+# %%
+import warnings
+
+import torch
+
+from tnlib import layers, measure, networks, study
+
+# %%
+full = profile == "full"
+turns = {"rounds": 60, "seconds": 2.0, "block": 20.0} if full else {"rounds": 3, "seconds": 0.1}
+ranks = sorted({16, 32, 64, 128, 256, rank}) if full else [rank]
+torch.manual_seed(seed)
+network = networks.charnet().eval()
+pictures = torch.randint(256, (64, 1, 24, 24), dtype=torch.uint8)
+
+
+# %%
+def compressed(rank, first_rank=0):
+    model, chosen = networks.charnet().eval(), {"conv2": rank, "conv3": rank}
+    for name, r in (chosen | ({"conv1": first_rank} if first_rank else {})).items():
+        model.set_submodule(name, layers.factorize(model.get_submodule(name), "cp", r, weights="fresh", seed=seed))
+    return model
+
+
+# %%
+def graph(frozen, images):
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # TorchScript is in maintenance; of torch's ways out of Python it is the fastest here
+        traced = torch.jit.freeze(torch.jit.trace(frozen, images))
+    with torch.no_grad():
+        for _ in range(3):  # it optimizes itself in its first calls
+            traced(images)
+    return traced
+
+
+# %%
+def frozen(model, images):
+    return layers.freeze(model, images, fixed=True)
+
+
+# %% [markdown]
+# A frozen network must answer as the one that it was frozen from.
+
+
+# %%
+@torch.no_grad()
+def in_use(models, images):
+    rivals = {}
+    for name, model in models.items():
+        eager = frozen(model, images)
+        rivals |= {(name, "python"): eager, (name, "graph"): graph(eager, images)}
+        for how in ("python", "graph"):
+            error = (rivals[name, how](images) - model(images)).norm() / model(images).norm()
+            assert error < 1e-4, f"{name} is off by {error:.1e}"
+    last = frozen(network, images).to(memory_format=torch.channels_last)
+    return rivals | {("channels_last", "python"): last, ("channels_last", "graph"): graph(last, images)}
+
+
+# %%
+def speed(models, batch, threads):
+    before, images = torch.get_num_threads(), pictures[:batch]
+    torch.set_num_threads(threads)
+    times = measure.compare(in_use({"dense": network} | models, images), images, **turns).timings
+    torch.set_num_threads(before)
+    rows = []
+    for how in ("python", "graph"):
+        dense = min((times[name, how] for name in ("dense", "channels_last")), key=lambda timing: timing.median)
+        for name in models:
+            ms = times[name, how]
+            row = {
+                "network": name,
+                "called": how,
+                "batch": batch,
+                "threads": threads,
+                "speedup": dense.median / ms.median,
+            }
+            rows.append(row | {"dense_ms": dense.median, "ms": ms.median, "low_ms": ms.low, "high_ms": ms.high})
+    return rows
+
+
+# %%
+shape, rows = (1, 1, 24, 24), []
+cost = measure.cost(network, shape)
+for r in ranks:
+    small = {f"rank {r}": compressed(r), f"rank {r}, first {first_rank}": compressed(r, first_rank)}
+    for batch in (1, 64):
+        for threads in (1, 2):
+            for row in speed(small, batch, threads):
+                macs = measure.cost(small[row["network"]], shape).macs
+                first = first_rank if "first" in row["network"] else 0
+                rows.append({"rank": r, "first_rank": first, "mac_ratio": cost.macs / macs} | row)
+
+# %% [markdown]
+# ## Its layers, one by one
+# The three convolutions at the given ranks, one image, one thread.
+
+# %%
+before = torch.get_num_threads()
+torch.set_num_threads(1)
+metrics, image = {"times": rows}, pictures[:1].float()
+for name, size, r in (("conv1", 24, first_rank), ("conv2", 16, rank), ("conv3", 8, rank)):
+    conv = network.get_submodule(name).requires_grad_(False)
+    x = torch.randn(1, conv.in_channels, size, size)
+    last = layers.freeze(conv, x).to(memory_format=torch.channels_last)
+    fast = layers.freeze(layers.factorize(conv, "cp", r, weights="fresh", seed=seed), x)
+    times = measure.compare({"contiguous": conv, "channels_last": last, "cp": fast}, x, **turns).timings
+    dense = min(times["contiguous"].median, times["channels_last"].median)
+    metrics |= {
+        f"{name}_dense_ms": dense,
+        f"{name}_ms": times["cp"].median,
+        f"{name}_speedup": dense / times["cp"].median,
+    }
+torch.set_num_threads(before)
+
+# %%
+for row in rows:
+    if row["rank"] == rank:
+        case = f"batch{row['batch']}_threads{row['threads']}" + ("_first" if row["first_rank"] else "")
+        metrics |= {f"{case}_{row['called']}_{key}": row[key] for key in ("dense_ms", "ms", "speedup")}
+
+# %%
+study.record(
+    "bench-characters",
+    metrics,
+    parameters={"profile": profile, "rank": rank, "first_rank": first_rank},
+    source="notebooks/experiments/bench_characters",
+    seed=seed,
+)
+print("recorded bench-characters")
