@@ -118,6 +118,10 @@ RERUNS = [
     ("experiments/compress_one_layer", {"format": "svd", "rank": 64}),
     ("experiments/replace_character_layers", {"rank": 8, "first_rank": 4, "epochs": 0}),
     ("experiments/replace_character_layers", {"method": "dense", "seed": 1}),
+    ("experiments/tune_bounded_terms", {"rank": 8, "max_norm": 0.9, "lr": 0.001}),
+    ("experiments/tune_bounded_terms", {"rank": 6, "lr": 1e9, "seed": 2}),
+    ("experiments/replace_alexnet_conv2", {"ranks": [3], "seed": 1}),
+    ("experiments/replace_alexnet_conv2", {"ranks": [2, 5]}),
     ("experiments/recover_cp_factors", {"draws": 3, "order": 4, "size": 8, "starts": 2, "polish": "nls"}),
     ("experiments/recover_cp_factors", {"draws": 2, "order": 7, "size": 3, "snr_db": 300.0, "starts": 0}),
 ]
@@ -144,7 +148,7 @@ def test_rerun_with_other_parameters(name, parameters, tmp_path, monkeypatch):
         assert [source for source, texts in before.items() if now[source] != texts]
     asserts = {"00_start_here": lesson_00, "02_fit_cpd": lesson_02}
     asserts |= {"experiments/recover_cp_factors": recovery, "experiments/compress_one_layer": compression}
-    asserts |= {"experiments/replace_character_layers": characters}
+    asserts |= {"experiments/replace_character_layers": characters, "experiments/tune_bounded_terms": bounded}
     if name in asserts:
         (record,) = records
         asserts[name](record["metrics"], parameters)
@@ -195,7 +199,16 @@ def characters(metrics, parameters):
     else:
         assert metrics["accuracy"] == metrics["conv1_raw_accuracy"] < metrics["conv3_raw_accuracy"] < 1
         assert metrics["relative_macs"] < 0.1
-    assert all(metrics[f"batch{batch}_threads{threads}_speedup"] > 0 for batch in (1, 64) for threads in (1, 2))
+
+
+def bounded(metrics, parameters):
+    assert metrics["test_images"] == 2200
+    assert 0 < metrics["error"] < 1
+    assert metrics["diverged"] == (parameters["lr"] > 1)
+    if "max_norm" in parameters:
+        assert metrics["norm"] <= parameters["max_norm"] * (1 + 1e-6)
+        assert abs(metrics["raw_accuracy"] - metrics["raw_accuracy_bfloat16"]) < 0.02
+        assert metrics["norm_after"] == pytest.approx(metrics["norm"], rel=0.5)
 
 
 def test_every_notebook_runs_with_two_parameter_sets():

@@ -72,6 +72,39 @@ def formats() -> str:
     )
 
 
+def characters() -> str:
+    """The character network after Lebedev et al. 2015: accuracy in the published sweep, speed in the benchmark."""
+    frame, times = results("replace-character-layers"), results("bench-characters")
+    if frame.empty or not len(times := times[times.get("parameters.profile") == "full"] if len(times) else times):
+        return "No run is on record yet."
+    names = [f"parameters.{name}" for name in ("method", "rank", "first_rank", "max_norm", "tune")]
+    frame = frame[frame["parameters.profile"] == "full"]
+    frame.loc[frame["parameters.method"] == "dense", "parameters.rank"] = 0
+    bench, rows = times.iloc[-1], []
+    quick = {
+        (row["rank"], row["first_rank"]): row
+        for row in bench["metrics.times"]
+        if (row["batch"], row["threads"], row["called"]) == (1, 1, "graph")
+    }
+    for (method, rank, first, bound, tune), group in frame.groupby(names):
+        scores, row = group["metrics.accuracy"], quick.get((rank, first))
+        options = [f"first layer {first}"] * bool(first) + [f"terms at most {bound:g}"] * bool(bound)
+        options += ["all tuned"] * (tune == "all")
+        what = "dense, tuned as long" if method == "dense" else ", ".join([f"{method.upper()} rank {rank}", *options])
+        figures = [f"{group[f'metrics.relative_{k}'].iloc[0]:.1%}" for k in ("params", "macs")]
+        speed = f"{row['speedup']:.1f}" if row and method != "dense" else ""
+        spread = f"{scores.mean():.1%} ({scores.min():.1%} to {scores.max():.1%})"
+        rows.append([what, spread, str(len(group)), *figures, speed])
+    before = frame["metrics.dense_accuracy"].iloc[0]
+    rows.insert(0, ["the original", f"{before:.1%}", "1", "100.0%", "100.0%", "1"])
+    head = ["second and third layer", "test accuracy", "seeds", "parameters", "MACs", "times faster"]
+    return (
+        f"{table(head, rows)}\n\nRecords: sweep `character_study`, {frame['metrics.test_images'].iloc[0]} test images; "
+        f"times: `data/results/{bench['record']}.json` (one image, one thread, frozen, both sides as TorchScript "
+        f"graphs, {_processor(bench['machine.cpu'])})."
+    )
+
+
 def sweeps() -> str:
     """The committed sweep files: what each is for (its first comment), its cells, and what they took."""
     from tnlib.study.sweep import load
@@ -111,6 +144,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "networks": networks,
     "published": published,
     "formats": formats,
+    "characters": characters,
     "sweeps": sweeps,
     "benchmarks": benchmarks,
 }
