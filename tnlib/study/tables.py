@@ -74,11 +74,10 @@ def formats() -> str:
 
 def characters() -> str:
     """The character network after Lebedev et al. 2015: accuracy in the published sweep, speed in the benchmark."""
-    frame, times = results("replace-character-layers"), results("bench-characters")
-    if frame.empty or not len(times := times[times.get("parameters.profile") == "full"] if len(times) else times):
+    frame, times = _full_size("replace-character-layers"), _full_size("bench-characters")
+    if frame.empty or times.empty:
         return "No run is on record yet."
     names = [f"parameters.{name}" for name in ("method", "rank", "first_rank", "max_norm", "tune")]
-    frame = frame[frame["parameters.profile"] == "full"]
     frame.loc[frame["parameters.method"] == "dense", "parameters.rank"] = 0
     bench, rows = times.iloc[-1], []
     quick = {
@@ -90,7 +89,9 @@ def characters() -> str:
         scores, row = group["metrics.accuracy"], quick.get((rank, first))
         options = [f"first layer {first}"] * bool(first) + [f"terms at most {bound:g}"] * bool(bound)
         options += ["all tuned"] * (tune == "all")
-        what = "dense, tuned as long" if method == "dense" else ", ".join([f"{method.upper()} rank {rank}", *options])
+        what = (
+            "dense, tuned as long" if method == "dense" else ", ".join([f"{str(method).upper()} rank {rank}", *options])
+        )
         figures = [f"{group[f'metrics.relative_{k}'].iloc[0]:.1%}" for k in ("params", "macs")]
         speed = f"{row['speedup']:.1f}" if row and method != "dense" else ""
         spread = f"{scores.mean():.1%} ({scores.min():.1%} to {scores.max():.1%})"
@@ -181,6 +182,12 @@ def cover() -> bytes:
     (outputs,) = (cell["outputs"] for cell in cells if "cover" in cell["metadata"].get("tags", []))
     (image,) = (data for output in outputs if (data := output.get("data", {}).get("image/png")))
     return base64.b64decode(image)
+
+
+def _full_size(study: str) -> pd.DataFrame:
+    """The published records of a study with the profile `full`."""
+    frame = results(study)
+    return frame if frame.empty else frame.loc[frame["parameters.profile"] == "full"].copy()
 
 
 def _processor(cpu: str) -> str:
