@@ -436,9 +436,9 @@ assert table.loc["size of the terms", "size at most 5"] <= 5.00001
 assert table.loc["relative error", "1 % more error"] < 1.01001 * fitted
 
 # %% [markdown]
-# Nearly the same error, but not the same kernel: a correction costs something in float32, the more the smaller the terms shall be, and pays in
-# bfloat16. Compare the columns before you choose. `decompose.cp(..., max_norm=5)` bounds the terms in one go, and so
-# does `layers.factorize` with that option.
+# Nearly the same error, but not the same kernel. What a correction costs in float32, if anything, and what it saves in bfloat16
+# stand side by side: compare before you choose. `decompose.cp(..., max_norm=5)`
+# bounds the terms in one go, and so does `layers.factorize` with that option.
 #
 # An error of two thirds, and the network still reads: how can that be? The kernel's norm counts all directions, also those that no image
 # excites. The layer's outputs do not:
