@@ -48,7 +48,8 @@ def test_hygiene(path):
 @every_notebook
 def test_cells_are_short(path):
     lengths = [body_lines(cell) for cell in code_cells(path)]
-    assert statistics.median(lengths) <= 6
+    # An experiment shows nothing between its cells. Its records know it by its code: it is not cut up once they exist.
+    assert statistics.median(lengths) <= (8 if path.parent.name == "experiments" else 6)
     assert max(lengths) <= 25
 
 

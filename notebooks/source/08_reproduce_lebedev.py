@@ -10,7 +10,7 @@
 #
 # **What you need first.** Notebooks 02, 06 and 07: CPD, ALS, degeneracy; layers made of factors; latency.
 #
-# **Time.** 125 minutes: 45 to read text and code, 80 for the exercises. Run All takes two minutes; with `"full"` it needs all of
+# **Time.** 135 minutes: 55 to read text and code, 80 for the exercises. Run All takes two minutes; with `"full"` it needs all of
 # `chars36` and takes a quarter of an hour.
 # **Difficulty.** Medium.
 #
@@ -384,6 +384,7 @@ versions = {
     "size at most 5": decompose.correct_cp(kernel, long_fit, max_norm=5, max_iter=50),
     "1 % more error": decompose.correct_cp(kernel, long_fit, rel_error=1.01 * fitted, max_iter=50),
 }
+print("four CPDs of", rank, "terms")
 
 # %% [markdown]
 # How far does rounding the factors to bfloat16 move the kernel? By less than $(1 + \varepsilon)^4 - 1$ times the sum of the terms' norms, by
@@ -547,6 +548,7 @@ maps = normal(1, rank, length, length).float()
 assert torch.allclose(torch.bmm(band, maps[0]), F.conv2d(maps, filters[:, None, :, None], groups=rank)[0], atol=1e-4)
 in_use = layers.freeze(compressed.conv2, torch.zeros(1, 48, 16, 16))
 assert rank == 1 or torch.allclose(in_use.down, band)  # of one channel, a convolution is no depthwise one
+print("the band matrices of a rank, times a column of pixels:", tuple(band.shape))
 
 # %% tags=["nbval-ignore-output"]
 depthwise = lambda: F.conv2d(maps, filters[:, None, :, None], groups=rank)  # noqa: E731
