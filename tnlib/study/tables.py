@@ -95,7 +95,7 @@ def characters() -> str:
         figures = [f"{group[f'metrics.relative_{k}'].iloc[0]:.1%}" for k in ("params", "macs")]
         speed = f"{row['speedup']:.1f}" if row and method != "dense" else ""
         spread = f"{scores.mean():.1%} ({scores.min():.1%} to {scores.max():.1%})"
-        rows.append([what, spread, str(len(group)), *figures, speed])
+        rows.insert(0 if method == "dense" else len(rows), [what, spread, str(len(group)), *figures, speed])
     before = frame["metrics.dense_accuracy"].iloc[0]
     rows.insert(0, ["the original", f"{before:.1%}", "1", "100.0%", "100.0%", "1"])
     head = ["second and third layer", "test accuracy", "seeds", "parameters", "MACs", "times faster"]
