@@ -23,7 +23,7 @@ from tnlib import layers, measure, networks, study
 
 # %%
 full = profile == "full"
-turns = {"rounds": 60, "seconds": 2.0, "block": 20.0} if full else {"rounds": 3, "seconds": 0.1}
+turns = {"rounds": 30, "seconds": 1.0, "block": 20.0} if full else {"rounds": 3, "seconds": 0.1}
 ranks = sorted({16, 32, 64, 128, 256, rank}) if full else [rank]
 torch.manual_seed(seed)
 network = networks.charnet().eval()
