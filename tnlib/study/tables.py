@@ -79,7 +79,7 @@ def characters() -> str:
         return "No run is on record yet."
     names = [f"parameters.{name}" for name in ("method", "rank", "first_rank", "max_norm", "tune")]
     frame.loc[frame["parameters.method"] == "dense", "parameters.rank"] = 0
-    bench, rows = times.iloc[-1], []
+    bench, rows = times.iloc[-1], list[list[str]]()
     quick = {
         (row["rank"], row["first_rank"]): row
         for row in bench["metrics.times"]
