@@ -1,6 +1,7 @@
 """Data: the committed subsets, the cache, and every source, on small data sets of known content."""
 
 import gzip
+import hashlib
 import io
 import json
 import struct
@@ -203,6 +204,25 @@ def test_no_source_at_all_names_each_one_and_its_answer(tiny, offline, monkeypat
     ):
         assert part in message
     assert not list(offline.rglob("*"))
+
+
+def test_files_of_a_debian_package(tiny, offline, monkeypatch, tmp_path):
+    info = data.DATASETS["fashion-mnist"]
+    monkeypatch.setitem(
+        data.DATASETS, "fashion-mnist", data.DatasetInfo(**{**vars(info), "counts": {"train": 20, "test": 10}})
+    )
+    folder = tmp_path / "fashion-mnist"
+    package, _, pinned = sources.DEBIAN["fashion-mnist"]
+    monkeypatch.setitem(sources.DEBIAN, "fashion-mnist", (package, folder, pinned))
+    with pytest.raises(RuntimeError, match="dataset-fashion-mnist is not installed"):
+        data.fetch("fashion-mnist")
+    write_idx(folder, tiny["mnist"], zipped=True)
+    with pytest.raises(RuntimeError, match="another SHA-256"):
+        data.fetch("fashion-mnist")
+    digests = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in pinned}
+    monkeypatch.setitem(sources.DEBIAN, "fashion-mnist", (package, folder, digests))
+    assert data.fetch("fashion-mnist") == "Debian package dataset-fashion-mnist"
+    assert np.array_equal(data.load("fashion-mnist", "test", "full").images, tiny["mnist"]["test/images"])
 
 
 def test_a_source_with_other_content_is_refused_and_nothing_is_stored(tiny, offline, monkeypatch, tmp_path):

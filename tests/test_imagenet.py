@@ -1,5 +1,6 @@
 """AlexNet and a reader's folder of pictures, with generated weights and pictures."""
 
+import json
 import sys
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tnlib import imagenet, measure
+from tnlib import imagenet, measure, paths, study
 
 # What torchvision publishes of its AlexNet: parameters, and multiply-accumulates of a 224 x 224 picture.
 PARAMETERS, MACS = 61_100_840, 714_188_480
@@ -98,3 +99,25 @@ def test_folders_of_another_make(tmp_path):
     (tmp_path / "cats").rename(tmp_path / "3")
     with pytest.raises(ValueError, match="hold no pictures"):
         imagenet.read_folder(tmp_path)
+
+
+def test_the_experiment_with_weights_and_pictures(model, tmp_path, monkeypatch):
+    monkeypatch.delenv("TNLIB_RESULTS")
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    paint(tmp_path / "val" / "3", [(40, 30), (30, 30)])
+    parameters = {"weights": str(tmp_path / "w.pth"), "imagenet_dir": str(tmp_path / "val"), "ranks": [4]}
+    notebook = paths.NOTEBOOKS / "experiments" / "replace_alexnet_conv2.ipynb"
+    run = study.run_notebook(notebook, parameters, out=tmp_path)
+    assert run.ok, f"{run.failed_cell}\n{run.error}"
+    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "results").glob("*.json"))
+    assert record["parameters"]["weights"] == "w.pth"  # no path of a reader's machine in a record
+    metrics = record["metrics"]
+    assert metrics["pictures"] == 2
+    assert 0.5 < metrics["rank4_error"] < 1  # a random kernel is no CPD of few terms
+    assert {"dense_top1", "dense_top5", "rank4_top1", "rank4_top5"} <= metrics.keys()
+    assert {(row["shape"], row["threads"]) for row in metrics["times"]} == {
+        (shape, threads) for shape in ("grouped", "ungrouped") for threads in (1, 2)
+    }
+    run = study.run_notebook(notebook, {"weights": "nowhere.pth"}, out=tmp_path)
+    assert not run.ok
+    assert "no file nowhere.pth" in run.error

@@ -98,6 +98,16 @@ def test_a_run_injects_parameters_records_and_leads_back(notebook, tmp_path, mon
     assert not list((tmp_path / "again").glob("records-*"))
 
 
+def test_relative_folders_are_those_of_the_caller(notebook, tmp_path, monkeypatch):
+    monkeypatch.setenv("TNLIB_RESULTS", "mine")
+    here = tmp_path / "here"  # not the notebook's folder, which its kernel starts in
+    here.mkdir()
+    monkeypatch.chdir(here)
+    run = study.run_notebook(notebook, out=tmp_path / "copies")
+    assert run.ok, run.error
+    assert len(list((here / "mine").glob("*.json"))) == 1
+
+
 def test_a_repetition_compares_with_the_record(notebook, tmp_path, monkeypatch, capsys):
     values = {"profile": "quick", "rank": 5}
     path = study.record("tiny", {"x": 5}, folder=tmp_path / "records", run=about(notebook, values))

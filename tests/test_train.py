@@ -74,6 +74,14 @@ def test_float32_is_never_left_when_asked_for(images, monkeypatch):
         train.fit(model, images, RECIPE, precision="float16")
 
 
+def test_adam_learns_too_and_others_are_refused(images):
+    how = {"epochs": 30, "batch": 20, "padding": 0, "flip": False}
+    losses, _ = train.fit(small_net(), images, train.Recipe(**how, lr=0.01, optimizer="adam"), device="cpu")
+    assert losses[-1] < losses[0] - 0.3
+    with pytest.raises(ValueError, match="expected sgd or adam"):
+        train.fit(small_net(), images, train.Recipe(**how, optimizer="lion"), device="cpu")
+
+
 def test_training_learns_a_small_set_by_heart(images):
     model = small_net()
     losses, _ = train.fit(model, images, train.Recipe(epochs=30, batch=20, lr=0.1, padding=0, flip=False), device="cpu")

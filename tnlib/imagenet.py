@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import OrderedDict
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def _picture(path: Path) -> np.ndarray:
 
 def _published() -> dict[str, Tensor]:
     try:
-        from torchvision.models import AlexNet_Weights
+        AlexNet_Weights = importlib.import_module("torchvision.models").AlexNet_Weights
     except ImportError:
         raise ValueError("weights='torchvision' needs torchvision: install it, or give a file of its weights") from None
     state: dict[str, Tensor] = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)

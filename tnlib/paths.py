@@ -7,7 +7,7 @@ one above the current folder. Without a repository, what is fetched and run goes
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -54,6 +54,12 @@ def cache() -> Path:
 def results() -> Path:
     """Folder that new records go to: `TNLIB_RESULTS`, by default `runs/results/`; only a maintainer publishes."""
     return Path(os.environ.get("TNLIB_RESULTS") or RUNS / "results")
+
+
+def absolute(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment whose folders of ours are absolute: for a process that starts in another folder."""
+    ours = [name for name in ("TNLIB_DATA", "TNLIB_RESULTS", "TNLIB_MIRROR") if environment.get(name)]
+    return {**environment, **{name: str(Path(environment[name]).absolute()) for name in ours}}
 
 
 def mirror() -> Path | None:

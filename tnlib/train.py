@@ -1,8 +1,8 @@
 """Train the workbook's networks, resumably; repair compressed ones; measure accuracy.
 
-The recipes below are those of the committed weights. A recipe is SGD with Nesterov momentum, a linear warm-up and a
-cosine to zero; weight decay spares biases and BatchNorm. `resolution` may grow during training: a crop of 24x24 costs
-0.56 of one of 32x32, and the first half of training does not need more.
+The recipes below are those of the committed weights. A recipe is SGD with Nesterov momentum (or Adam), a linear warm-up
+and a cosine to zero; weight decay spares biases and BatchNorm. `resolution` may grow during training: a crop of 24x24
+costs 0.56 of one of 32x32, and the first half of training does not need more.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +31,8 @@ class Recipe:
 
     `lr` is the peak, reached after `warmup` (a fraction of all steps); `resolution` maps the fraction of training done
     to the height and width of the crops; `padding` is the zero padding before a random crop, `flip` mirrors half of
-    the images; a gradient longer than `clip` is shortened to it.
+    the images; a gradient longer than `clip` is shortened to it. `optimizer` is `sgd`, with `momentum`, or `adam`
+    (AdamW, which has none).
     """
 
     epochs: int
@@ -44,7 +45,21 @@ class Recipe:
     flip: bool = True
     resolution: tuple[tuple[float, int], ...] = ()
     clip: float | None = None
+    optimizer: Literal["sgd", "adam"] = "sgd"
     seed: int = 0
+
+    def start(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer at its first step; weight decay spares biases and BatchNorm."""
+        known = list(parameters)
+        groups = [
+            {"params": [p for p in known if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in known if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        if self.optimizer == "adam":
+            return torch.optim.AdamW(groups, lr=self.lr)
+        if self.optimizer != "sgd":
+            raise ValueError(f"unknown optimizer {self.optimizer!r}; expected sgd or adam")
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.momentum > 0)
 
     def crop(self, done: float) -> int | None:
         """Height and width of the crops when the fraction `done` of the training is over; None for whole images."""
@@ -132,10 +147,7 @@ def fit(
     model.to(where).train()
     if where.type == "cpu":
         model.to(memory_format=torch.channels_last)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    spared = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+    optimizer = recipe.start(model.parameters())
     losses, seconds = history = _resume(checkpoint, recipe, model, optimizer)
     bf16 = precision == "auto" and (where.type == "cuda" or has_fast_bf16())
     steps = math.ceil(len(images) / recipe.batch)

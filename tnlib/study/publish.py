@@ -52,7 +52,10 @@ def publish(source: Path, *, results: Path | None = None) -> Path:
         "code": code_digest(source),
         "parameters": {name: parameter.default for name, parameter in parameters_of(book).items()},
     }
-    environment = os.environ | {"TNLIB_RESULTS": str(results), "TNLIB_RUN": json.dumps(told)}
+    environment = paths.absolute(os.environ) | {
+        "TNLIB_RESULTS": str(results.absolute()),
+        "TNLIB_RUN": json.dumps(told),
+    }
     started = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

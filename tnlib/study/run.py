@@ -94,8 +94,9 @@ def run_notebook(
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / (name or notebook.name)
     working = target.with_stem(f"{target.stem}-failed")
-    environment = os.environ | {
-        "TNLIB_RESULTS": str(results or os.environ.get("TNLIB_RESULTS") or folder / "results"),
+    store = Path(results or os.environ.get("TNLIB_RESULTS") or folder / "results")
+    environment = paths.absolute(os.environ) | {
+        "TNLIB_RESULTS": str(store.absolute()),
         "TNLIB_RUN": json.dumps({**about(notebook, values), **(run or {})}),
     }
     if threads:

@@ -72,6 +72,40 @@ def formats() -> str:
     )
 
 
+def characters() -> str:
+    """The character network after Lebedev et al. 2015: accuracy in the published sweep, speed in the benchmark."""
+    frame, times = _full_size("replace-character-layers"), _full_size("bench-characters")
+    if frame.empty or times.empty:
+        return "No run is on record yet."
+    names = [f"parameters.{name}" for name in ("method", "rank", "first_rank", "max_norm", "tune")]
+    frame.loc[frame["parameters.method"] == "dense", "parameters.rank"] = 0
+    bench, rows = times.iloc[-1], list[list[str]]()
+    quick = {
+        (row["rank"], row["first_rank"]): row
+        for row in bench["metrics.times"]
+        if (row["batch"], row["threads"], row["called"]) == (1, 1, "graph")
+    }
+    for (method, rank, first, bound, tune), group in frame.groupby(names):
+        scores, row = group["metrics.accuracy"], quick.get((rank, first))
+        options = [f"first layer {first}"] * bool(first) + [f"terms at most {bound:g}"] * bool(bound)
+        options += ["all tuned"] * (tune == "all")
+        what = (
+            "dense, tuned as long" if method == "dense" else ", ".join([f"{str(method).upper()} rank {rank}", *options])
+        )
+        figures = [f"{group[f'metrics.relative_{k}'].iloc[0]:.1%}" for k in ("params", "macs")]
+        speed = f"{row['speedup']:.1f}" if row and method != "dense" else ""
+        spread = f"{scores.mean():.1%} ({scores.min():.1%} to {scores.max():.1%})"
+        rows.insert(0 if method == "dense" else len(rows), [what, spread, str(len(group)), *figures, speed])
+    before = frame["metrics.dense_accuracy"].iloc[0]
+    rows.insert(0, ["the original", f"{before:.1%}", "1", "100.0%", "100.0%", "1"])
+    head = ["second and third layer", "test accuracy", "seeds", "parameters", "MACs", "times faster"]
+    return (
+        f"{table(head, rows)}\n\nRecords: sweep `character_study`, {frame['metrics.test_images'].iloc[0]} test images; "
+        f"times: `data/results/{bench['record']}.json` (one image, one thread, frozen, both sides as TorchScript "
+        f"graphs, {_processor(bench['machine.cpu'])})."
+    )
+
+
 def sweeps() -> str:
     """The committed sweep files: what each is for (its first comment), its cells, and what they took."""
     from tnlib.study.sweep import load
@@ -111,6 +145,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "networks": networks,
     "published": published,
     "formats": formats,
+    "characters": characters,
     "sweeps": sweeps,
     "benchmarks": benchmarks,
 }
@@ -147,6 +182,12 @@ def cover() -> bytes:
     (outputs,) = (cell["outputs"] for cell in cells if "cover" in cell["metadata"].get("tags", []))
     (image,) = (data for output in outputs if (data := output.get("data", {}).get("image/png")))
     return base64.b64decode(image)
+
+
+def _full_size(study: str) -> pd.DataFrame:
+    """The published records of a study with the profile `full`."""
+    frame = results(study)
+    return frame if frame.empty else frame.loc[frame["parameters.profile"] == "full"].copy()
 
 
 def _processor(cpu: str) -> str:

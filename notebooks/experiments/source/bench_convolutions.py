@@ -124,39 +124,6 @@ x = images(dense, 27, cp_batch)
 metrics |= {f"alexnet_conv2_{key}": value for key, value in speed(dense, small, x).items()}
 
 # %% [markdown]
-# A bound: the three steps of the frozen layer one by one, their operands in cache. Both depthwise filters are one step;
-# 1 x 1 convolutions are products of pixels and a matrix.
-
-# %%
-frozen = layers.freeze(small, x)
-kernels = [buffer for buffer in frozen.buffers() if buffer.ndim == 4]
-filters = kernels[1]
-bias = next((buffer for buffer in frozen.buffers() if len(buffer) == len(filters) and buffer.ndim == 1), None)
-first, final = (kernel.flatten(1).t() for kernel in kernels[::2])
-pixels = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-
-# %%
-shape = (len(x), *x.shape[2:], len(filters))
-inner = torch.mm(pixels, first)
-maps = inner.view(shape).permute(0, 3, 1, 2)
-filtered = F.conv2d(maps, filters, bias, padding=small.padding, groups=len(filters))
-rows = filtered.permute(0, 2, 3, 1).reshape(inner.shape)
-
-# %%
-expected = frozen(x).permute(0, 2, 3, 1).flatten(0, 2)
-assert (torch.mm(rows, final) - expected).norm() < 1e-4 * expected.norm()
-
-# %%
-steps = {
-    "first": lambda: torch.mm(pixels, first),
-    "filters": lambda: F.conv2d(maps, filters, bias, padding=small.padding, groups=len(filters)),
-    "final": lambda: torch.mm(rows, final),
-}
-alone = {name: timing.median for name, timing in measure.compare(steps, **turns).timings.items()}
-metrics["alexnet_conv2_steps_alone_ms"] = alone
-metrics["alexnet_conv2_bound_speedup"] = metrics["alexnet_conv2_dense_ms"] / sum(alone.values())
-
-# %% [markdown]
 # ## Tucker-2 at half ranks
 # All distinct convolutions of two networks for CIFAR but their first ones: name, inputs, outputs, pixels, stride.
 

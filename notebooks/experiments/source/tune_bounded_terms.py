@@ -57,6 +57,7 @@ with torch.autocast("cpu", torch.bfloat16):
     metrics["raw_accuracy_bfloat16"] = train.accuracy(model, test)
 
 # %%
+torch.manual_seed(seed)  # dropout knows no other generator
 recipe = train.Recipe(epochs=1, lr=lr, warmup=0.1, padding=2, flip=False, seed=seed)
 loss = train.fit(model, training, recipe, precision="float32").losses[-1]
 metrics |= {"accuracy": train.accuracy(model, test), "test_images": len(test), "norm_after": norm_of_terms()}

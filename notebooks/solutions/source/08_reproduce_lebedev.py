@@ -115,14 +115,10 @@ def cp_gauss_newton_product(factors, direction):
     mixed = [D.T @ A for A, D in zip(factors, direction, strict=True)]
     result = []
     for n, A in enumerate(factors):
-        image = 0
-        for m in range(len(factors)):
-            small = torch.ones_like(grams[0])
-            for k in range(len(factors)):
-                if k != n:
-                    small = small * (mixed[k] if k == m else grams[k])
-            image = image + (direction[n] if m == n else A) @ small
-        result.append(image)
+        others = [k for k in range(len(factors)) if k != n]
+        alone = math.prod(grams[k] for k in others)
+        cross = sum(math.prod(mixed[k] if k == m else grams[k] for k in others) for m in others)
+        result.append(direction[n] @ alone + A @ cross)
     return result
 
 
@@ -146,6 +142,7 @@ got = torch.cat([part.flatten() for part in cp_gauss_newton_product(factors, dir
 assert torch.allclose(got, J.T @ J @ torch.cat([part.flatten() for part in direction]))
 
 # %% [markdown]
-# The cost: $\sum_n I_n R^2$ for the products with tall matrices, and $Q^2 R^2$ for the small ones; the tensor has $\prod_n I_n$ entries.
+# The cost: $O(\sum_n I_n R^2)$ for the products with tall matrices, since the small ones are summed before, and $O(Q^3 R^2)$ for the small
+# ones; the tensor has $\prod_n I_n$ entries.
 #
 # [Back to the lesson](../08_reproduce_lebedev.ipynb) · [Glossary](../GLOSSARY.md)
