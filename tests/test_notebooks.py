@@ -215,7 +215,7 @@ def alexnet(metrics, parameters):
     for row in rows:  # stride one and the same size: each stage sees all pixels
         inputs, outputs = dense[row["shape"]]
         assert row["mac_ratio"] == pytest.approx(25 * inputs * outputs / (row["rank"] * (inputs + 10 + outputs)))
-        assert row["speedup_graph"] == pytest.approx(row["dense_graph_ms"] / row["small_graph_ms"])
+        assert 0 < row["speedup_low_graph"] <= row["speedup_graph"] <= row["speedup_high_graph"]
 
 
 def digits(metrics, parameters):

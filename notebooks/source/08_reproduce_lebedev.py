@@ -456,7 +456,7 @@ print(
 # %% [markdown]
 # Does it matter for *training* in float32, too, as Phan et al. 2020 report? The experiment
 # [tune_bounded_terms](experiments/tune_bounded_terms.ipynb) tunes all weights and factors after the second layer was replaced, for a
-# hundred steps, with the terms as fitted (`max_norm` 0) and bounded. *Diverged* means: the loss is not finite, or less than half
+# hundred steps, with the terms as fitted (`max_norm` 0) and bounded; no gradient is shortened there, as it is in the study below. *Diverged* means: the loss is not finite, or less than half
 # as many images are read as before. **Predict** at which learning rate that happens, without the bound and with it.
 
 # %% tags=["nbval-ignore-output"] jupyter={"outputs_hidden": true}
