@@ -102,7 +102,8 @@ def characters() -> str:
     return (
         f"{table(head, rows)}\n\nRecords: sweep `character_study`, {frame['metrics.test_images'].iloc[0]} test images; "
         f"times: `data/results/{bench['record']}.json` (one image, one thread, frozen, both sides as TorchScript "
-        f"graphs, {_processor(bench['machine.cpu'])})."
+        f"graphs, {_processor(bench['machine.cpu'])}). Ranks are timed one after the other, each beside the dense "
+        "network: a slow minute of a shared machine moves a row."
     )
 
 
