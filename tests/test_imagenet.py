@@ -113,7 +113,7 @@ def test_the_experiment_with_weights_and_pictures(model, tmp_path, monkeypatch):
     assert record["parameters"]["weights"] == "w.pth"  # no path of a reader's machine in a record
     metrics = record["metrics"]
     assert metrics["pictures"] == 2
-    assert 0.5 < metrics["rank4_error"] < 1  # a random kernel is no CPD of few terms
+    assert 0.9 < metrics["rank4_error"] < 1.1  # a random kernel is no CPD of few terms
     assert {"dense_top1", "dense_top5", "rank4_top1", "rank4_top5"} <= metrics.keys()
     assert {(row["shape"], row["threads"]) for row in metrics["times"]} == {
         (shape, threads) for shape in ("grouped", "ungrouped") for threads in (1, 2)

@@ -72,6 +72,18 @@ def test_an_experiment_records_without_tnlib_around_it(path):
     assert "parameters" in told
 
 
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("08_reproduce_lebedev", {"image_folder": "mine/characters"}),
+        ("experiments/replace_alexnet_conv2", {"weights": "mine/alexnet.pth", "imagenet_dir": "mine/val"}),
+    ],
+)
+def test_files_of_a_reader_are_values_like_any(name, given):
+    """A text in double quotes in a parameter's comment would be one of few allowed values."""
+    assert study.parameters.complete(paths.NOTEBOOKS / f"{name}.ipynb", given).items() >= given.items()
+
+
 def test_every_source_has_its_notebook_and_every_lesson_its_solutions():
     assert sorted(source_of(path) for path in BOOKS) == sorted(sources())
     lessons = {path.name for path in paths.NOTEBOOKS.glob("*.ipynb")}

@@ -20,7 +20,7 @@
 profile: str = "quick"  # "quick": committed images, short fits; "full": all images, longer fits
 rank: int = 64  # at least 1; of both replaced layers
 epochs: int = 2  # at least 0; of fine-tuning after each replacement, on the committed images in "quick"
-image_folder: str = ""  # a folder of your own with subfolders 0 to 9 and A to Z that hold pictures; "": none
+image_folder: str = ""  # a folder of your own with subfolders 0 to 9 and A to Z that hold pictures; empty: none
 seed: int = 0  # decides every random tensor, start and order
 
 # %%

@@ -11,8 +11,8 @@
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": one turn and ten steps of NLS; "full": 60 turns and 120 steps
-weights: str = ""  # a file of torchvision's AlexNet (state_dict), or "torchvision": fetched by it; "": drawn
-imagenet_dir: str = ""  # the validation folder, a subfolder a class; "": no accuracy
+weights: str = ""  # a file of torchvision's AlexNet (state_dict), or torchvision: fetched by it; empty: drawn
+imagenet_dir: str = ""  # the validation folder, a subfolder a class; empty: no accuracy
 pictures: int = 1000  # at least 1; how many of its pictures are classified
 ranks: list[int] = [35, 70, 140, 200]  # of the CPD; the paper's are reported to reach about 200
 seed: int = 0  # decides drawn weights, images and the start of CP

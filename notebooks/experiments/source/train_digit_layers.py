@@ -74,6 +74,11 @@ metrics |= {"losses": losses, "seconds": sum(seconds)}
 told = {"profile": profile, "dataset": dataset, "format": format, "digits": digits, "rank": rank, "last": last}
 told |= {"start": start, "padding": padding, "epochs": epochs, "lr": lr, "weight_decay": weight_decay}
 told |= {"optimizer": optimizer}
-source = "notebooks/experiments/train_digit_layers"
-study.record("train-digit-layers", metrics, parameters=told, source=source, seed=seed)
+study.record(
+    "train-digit-layers",
+    metrics,
+    parameters=told,
+    source="notebooks/experiments/train_digit_layers",
+    seed=seed,
+)
 print("recorded train-digit-layers")
