@@ -99,3 +99,13 @@ def test_fixed_shapes_refuse_others(batch):
     close(frozen(image), layer(image))
     with pytest.raises(ValueError, match="alone, got"):
         frozen(torch.randn(1, 5, 12, 12))
+
+
+def test_frozen_for_one_image_and_exported_for_any_number():
+    layer, image = make()
+    frozen, two = layers.freeze(layer, image), image.expand(2, -1, -1, -1)
+    batch = torch.export.Dim("batch", min=1, max=512)
+    exported = torch.export.export(frozen, (two,), dynamic_shapes=({0: batch},)).module()
+    for number in (1, 2, 5):
+        x = torch.randn(number, *image.shape[1:])
+        close(exported(x), layer(x))

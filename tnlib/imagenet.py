@@ -12,10 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tnlib.networks import Prepare
+from tnlib.networks import IMAGENET, Prepare
 
 CLASSES = 1000
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SIZE, _SHORTER = 224, 256  # pixels: the picture that the network sees, and the shorter side that it is cut from
 _KINDS = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
 
@@ -45,7 +44,7 @@ def alexnet(weights: str = "") -> nn.Module:
         nn.Linear(4096, CLASSES),
     )  # fmt: skip
     parts: OrderedDict[str, nn.Module] = OrderedDict(
-        prepare=Prepare(MEAN, STD), features=features, flatten=nn.Flatten(), classifier=classifier
+        prepare=Prepare(*IMAGENET), features=features, flatten=nn.Flatten(), classifier=classifier
     )
     model = nn.Sequential(parts)
     if weights:

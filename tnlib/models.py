@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tnlib import paths
 from tnlib.data import DATASETS
-from tnlib.networks import CifarResNet, charnet, mlp1024, quick
+from tnlib.networks import IMAGENET, CifarResNet, charnet, mlp1024, quick
 
 Weights = Literal["trained", "published", "none"]
 
@@ -41,7 +41,6 @@ class ModelInfo:
     published: Published | None = None
 
 
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _AKAMASTER = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/"
 
 
@@ -51,7 +50,7 @@ def _resnet(depth: int) -> Callable[[], nn.Module]:
 
 def _akamaster(depth: int, file: str, sha256: str) -> dict[str, Callable[[], nn.Module] | Published]:
     published = Published(_AKAMASTER + file, file, sha256, "BSD-2-Clause, (c) 2018 Yerlan Idelbayev")
-    return {"build_published": lambda: CifarResNet(depth, *_IMAGENET), "published": published}
+    return {"build_published": lambda: CifarResNet(depth, *IMAGENET), "published": published}
 
 
 MODELS: dict[str, ModelInfo] = {

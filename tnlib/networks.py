@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from tnlib.data import DATASETS
 
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation that many published weights expect
+
 
 class Prepare(nn.Module):
     """Bring images to what a network was trained on: scale uint8 to [0, 1], zero-pad, subtract a mean, divide.

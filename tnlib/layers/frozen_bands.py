@@ -26,13 +26,7 @@ def has_bands(steps: Sequence[Step], shape: Sequence[int]) -> bool:
     first, down, along, last = steps
     plain = all(s.simple and is_float32_cpu(s.kernel) for s in steps) and not any(s.bias is not None for s in steps[:3])
     mixes = first.pointwise and last.pointwise
-    return plain and mixes and down.depthwise and along.depthwise and _idle(down, 1) and _idle(along, 0)
-
-
-def _idle(step: Step, axis: int) -> bool:
-    """Whether a step does nothing along an axis."""
-    g = step.geometry
-    return (step.kernel.shape[2 + axis], g.stride[axis], g.pads[axis]) == (1, 1, (0, 0))
+    return plain and mixes and down.depthwise and along.depthwise and down.idle(1) and along.idle(0)
 
 
 class FrozenBands(FrozenChain):
@@ -56,7 +50,7 @@ class FrozenBands(FrozenChain):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the layer."""
-        planned = (self.fixed and is_tracing()) or tuple(x.shape) == self.planned
+        planned = self.fixed if is_tracing() else tuple(x.shape) == self.planned  # sizes may be symbols
         if not (planned and self._suits(x)):
             return super().forward(x)
         self._check(x)

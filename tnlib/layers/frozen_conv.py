@@ -46,6 +46,11 @@ class Step:
         """Whether it is one filter a channel."""
         return self.kernel.shape[0] == self.groups > 1 and self.kernel.shape[1] == 1
 
+    def idle(self, axis: int) -> bool:
+        """Whether it does nothing along an axis."""
+        g = self.geometry
+        return (self.kernel.shape[2 + axis], g.stride[axis], g.pads[axis]) == (1, 1, (0, 0))
+
     @property
     def simple(self) -> bool:
         """Whether torch's convolution pads as it needs: with zeros, equally on both sides."""
@@ -212,12 +217,7 @@ def _merged(steps: Sequence[Step]) -> list[Step]:
 
 def _apart(one: Step, other: Step) -> bool:
     """Whether on each axis at most one of two steps does anything."""
-
-    def idle(step: Step, axis: int) -> bool:
-        g = step.geometry
-        return (step.kernel.shape[2 + axis], g.stride[axis], g.pads[axis]) == (1, 1, (0, 0))
-
-    return all(idle(one, axis) or idle(other, axis) for axis in range(len(one.geometry.stride)))
+    return all(one.idle(axis) or other.idle(axis) for axis in range(len(one.geometry.stride)))
 
 
 def _with_one_pass(steps: list[Step], fast: bool) -> list[Step]:
