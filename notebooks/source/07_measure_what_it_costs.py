@@ -52,6 +52,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tnlib import check, layers, measure, plots
 from tnlib.measure import timing
 
+# %%
 plots.use_style()
 torch.set_num_threads(threads)
 generator = torch.Generator().manual_seed(seed)

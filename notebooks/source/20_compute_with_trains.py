@@ -795,7 +795,7 @@ svds = {
     "tt": tt_svd_work(cube_shape, capped(cube_shape, rank["tt"])),
 }
 
-
+# %%
 svds |= {name: tt_svd_work(s, capped(s, rank[name])) for name, s in pair_shape.items()}
 rows.append(
     {
