@@ -48,8 +48,9 @@ def test_hygiene(path):
 @every_notebook
 def test_cells_are_short(path):
     lengths = [body_lines(cell) for cell in code_cells(path)]
-    # An experiment shows nothing between its cells. Its records know it by its code: it is not cut up once they exist.
-    assert statistics.median(lengths) <= (8 if path.parent.name == "experiments" else 6)
+    # Sweeps know an experiment by its code: one with runs on record is not cut up, which would make them all anew.
+    on_record = path.stem == "replace_character_layers"
+    assert statistics.median(lengths) <= (7 if on_record else 6)
     assert max(lengths) <= 25
 
 

@@ -31,6 +31,8 @@ full = profile == "full"
 turns = {"rounds": 60, "seconds": 1.0, "block": 20.0} if full else {"rounds": 1}
 torch.manual_seed(seed)
 network = imagenet.alexnet(weights)
+
+# %%
 conv2 = network.get_submodule("features.3")
 group = nn.Conv2d(48, 128, 5, padding=2)
 shapes = {"grouped": group, "ungrouped": conv2}
@@ -100,6 +102,8 @@ for name, dense in shapes.items():
             metrics |= {
                 f"{name}_rank{rank}_threads{threads}_{key}": found[key] for key in ("speedup_python", "speedup_graph")
             }
+
+# %%
 metrics["times"] = rows
 
 # %% [markdown]
@@ -120,6 +124,8 @@ if imagenet_dir:
     images, labels = imagenet.read_folder(Path(imagenet_dir), pictures)
     metrics["pictures"] = len(images)
     metrics |= {f"dense_{key}": value for key, value in accuracy(network, images, labels).items()}
+
+# %%
 if weights:
     kernel = conv2.weight.detach()
     for rank in ranks:
