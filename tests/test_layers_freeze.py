@@ -264,3 +264,25 @@ def test_bad_inputs_are_refused_as_by_the_layer(case):
         layer(bad)
     with pytest.raises((error, ValueError)):
         frozen(bad)
+
+
+def test_a_graph_answers_as_the_model():
+    net, x = Net().eval(), images(3)
+    found = layers.graph(freeze(net, x), x)
+    assert isinstance(found, torch.jit.ScriptModule)
+    with torch.no_grad():
+        assert_same(found(x), net(x))
+    added = layers.graph(Sum().eval(), [x, x])
+    assert torch.equal(added(x, x), 2 * x)
+
+
+def test_a_graph_is_of_a_model_in_use():
+    net = Net()
+    with pytest.raises(ValueError, match=r"call layers\.freeze first"):
+        layers.graph(net, images())
+    assert net.training
+
+
+class Sum(nn.Module):
+    def forward(self, x, y):
+        return x + y

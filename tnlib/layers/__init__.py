@@ -7,6 +7,7 @@ from tnlib.layers.embedding import SVDEmbedding
 from tnlib.layers.factorized import Factorized
 from tnlib.layers.factory import FORMATS, factorize, macs, max_rank, size
 from tnlib.layers.freeze import freeze
+from tnlib.layers.graph import graph
 from tnlib.layers.linear import SVDLinear
 from tnlib.layers.stages import Metric
 from tnlib.layers.tt_linear import TTLinear, TTMLinear
@@ -37,6 +38,7 @@ __all__ = [
     "balanced_dims",
     "factorize",
     "freeze",
+    "graph",
     "macs",
     "max_rank",
     "padded_dims",

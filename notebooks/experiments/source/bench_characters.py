@@ -15,8 +15,6 @@ first_rank: int = 32  # 1 to 81; of the first layer
 seed: int = 0  # decides images and random weights
 
 # %%
-import warnings
-
 import torch
 
 from tnlib import layers, measure, networks, study
@@ -39,19 +37,6 @@ def compressed(rank, first_rank=0):
 
 
 # %%
-def graph(frozen, images):
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # TorchScript is in maintenance; of torch's ways out of Python it is the fastest here
-        traced = torch.jit.freeze(torch.jit.trace(frozen, images))
-    with torch.no_grad():
-        for _ in range(3):  # it optimizes itself in its first calls
-            traced(images)
-    return traced
-
-
-# %%
 def frozen(model, images):
     return layers.freeze(model, images, fixed=True)
 
@@ -65,7 +50,7 @@ def frozen(model, images):
 @torch.no_grad()
 def in_use(model, images, how):
     eager = frozen(model, images)
-    ready = eager if how == "python" else graph(eager, images)
+    ready = eager if how == "python" else layers.graph(eager, images)
     error = (ready(images) - model(images)).norm() / model(images).norm()
     assert error < 1e-4, f"off by {error:.1e}"
     return ready
@@ -74,7 +59,10 @@ def in_use(model, images, how):
 # %%
 def faster_dense(images, how):
     last = frozen(network, images).to(memory_format=torch.channels_last)
-    rivals = {"contiguous": in_use(network, images, how), "last": last if how == "python" else graph(last, images)}
+    rivals = {
+        "contiguous": in_use(network, images, how),
+        "last": last if how == "python" else layers.graph(last, images),
+    }
     timings = measure.compare(rivals, images, **turns | {"rounds": 10}).timings
     return rivals[min(timings, key=lambda name: timings[name].median)]
 
@@ -94,17 +82,22 @@ def speed(models, batch, threads):
     return rows
 
 
+# %% [markdown]
+# The networks of all ranks take turns with each other, too: a slow minute of the machine then moves no rank alone.
+
 # %%
 shape, rows = (1, 1, 24, 24), []
-cost = measure.cost(network, shape)
-for r in ranks:
-    small = {f"rank {r}": compressed(r), f"rank {r}, first {first_rank}": compressed(r, first_rank)}
-    for batch in (1, 64):
-        for threads in (1, 2):
-            for row in speed(small, batch, threads):
-                macs = measure.cost(small[row["network"]], shape).macs
-                first = first_rank if "first" in row["network"] else 0
-                rows.append({"rank": r, "first_rank": first, "mac_ratio": cost.macs / macs} | row)
+ranks_of = {f"rank {r}" + f", first {first}" * bool(first): (r, first) for r in ranks for first in (0, first_rank)}
+small = {name: compressed(*of) for name, of in ranks_of.items()}
+mac_ratios = {
+    name: measure.cost(network, shape).macs / measure.cost(model, shape).macs for name, model in small.items()
+}
+
+# %%
+for batch, threads in ((1, 1), (1, 2), (64, 1), (64, 2)):
+    for row in speed(small, batch, threads):
+        of = dict(zip(("rank", "first_rank"), ranks_of[row["network"]], strict=True))
+        rows.append(of | {"mac_ratio": mac_ratios[row["network"]]} | row)
 
 # %% [markdown]
 # ## Its layers, one by one

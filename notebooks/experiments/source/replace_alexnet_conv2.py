@@ -18,7 +18,6 @@ ranks: list[int] = [35, 70, 140, 200]  # of the CPD; the paper's are reported to
 seed: int = 0  # decides drawn weights, images and the start of CP
 
 # %%
-import warnings
 from pathlib import Path
 
 import torch
@@ -46,21 +45,10 @@ metrics = {}
 
 
 # %%
-def graph(layer, x):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is in maintenance
-        traced = torch.jit.freeze(torch.jit.trace(layer, x))
-    with torch.no_grad():
-        for _ in range(3):
-            traced(x)
-    return traced
-
-
-# %%
 def ready(layer, image, how):
     """A function of no arguments: the frozen layer on this image."""
     frozen = layers.freeze(nn.Sequential(layer), image, fixed=True)
-    called = frozen if how == "python" else graph(frozen, image)
+    called = frozen if how == "python" else layers.graph(frozen, image)
     return lambda: called(image)
 
 
