@@ -286,6 +286,7 @@ FUNCTIONS = {
     "coupled_tucker svd": lambda x: decompose.coupled_tucker(x, 2, train="svd"),
     "tt": lambda x: decompose.tt(x, 2),
     "tt by error": lambda x: decompose.tt(x, rel_error=0.3),
+    "tt sketched": lambda x: decompose.tt(x, 2, sketch=True),
     "tt_matrix": lambda x: decompose.tt_matrix(x.flatten(1), (1, x.shape[0]), (math.prod(x.shape[1:]), 1), 1),
     "tt_matrix of one digit": lambda x: decompose.tt_matrix(x.flatten(1), (x.shape[0],), (math.prod(x.shape[1:]),), ()),
 }

@@ -10,14 +10,12 @@ import torch
 from torch import Tensor
 
 
-def scaled(tensor: Tensor, *, order: int | None = None) -> tuple[Tensor, int]:
-    """The tensor in float64 times 2^-exponent, and the exponent: the largest entry comes to lie in [1/2, 1).
-
-    Squares and products of such entries neither overflow nor vanish, and a power of two costs no bit of any of them.
+def check_tensor(tensor: Tensor, *, order: int | None = None) -> None:
+    """What is decomposed has entries, and modes to tell apart.
 
     Raises:
         TypeError: not a real floating torch tensor.
-        ValueError: an empty tensor, one of order 1 or of another order than asked for, nan or infinite values.
+        ValueError: an empty tensor, one of order 1 or of another order than asked for.
     """
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
         got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
@@ -25,12 +23,26 @@ def scaled(tensor: Tensor, *, order: int | None = None) -> tuple[Tensor, int]:
     if tensor.numel() == 0 or tensor.ndim < 2 or order not in (None, tensor.ndim):
         wanted = f"of order {order}" if order else "of order 2 or more"
         raise ValueError(f"expected a tensor {wanted} without empty modes, got shape {tuple(tensor.shape)}")
-    wide = tensor.detach().to(torch.float64)
+
+
+def scaled(tensor: Tensor, *, order: int | None = None, contiguous: bool = False) -> tuple[Tensor, int]:
+    """The tensor in float64 times 2^-exponent, and the exponent: the largest entry comes to lie in [1/2, 1).
+
+    Squares and products of such entries neither overflow nor vanish, and a power of two costs no bit of any of them.
+    The result is the one copy that is made; in row-major order if `contiguous`, else in the order of the input.
+
+    Raises:
+        TypeError, ValueError: as `check_tensor`.
+        ValueError: nan or infinite values.
+    """
+    check_tensor(tensor, order=order)
+    layout = torch.contiguous_format if contiguous else torch.preserve_format
+    wide = tensor.detach().to(torch.float64, copy=True, memory_format=layout)
     largest = max(abs(float(end)) for end in wide.aminmax())
     if not math.isfinite(largest):
         raise ValueError("the tensor holds nan or infinite values; a decomposition of it is not defined")
     exponent = math.frexp(largest)[1]
-    return _times_power(wide, -exponent), exponent
+    return _scale(wide, -exponent), exponent
 
 
 def narrowed(part: Tensor, dtype: torch.dtype, exponent: int = 0) -> Tensor:
@@ -39,7 +51,7 @@ def narrowed(part: Tensor, dtype: torch.dtype, exponent: int = 0) -> Tensor:
     Raises:
         ValueError: it holds a number that is too large for the dtype.
     """
-    result = _times_power(part, exponent).to(dtype).contiguous()
+    result = _scale(part.clone(), exponent).to(dtype).contiguous()
     if not bool(torch.isfinite(result).all()):
         raise ValueError(
             f"the result holds numbers beyond the largest one of {dtype}, {torch.finfo(dtype).max:.5g}: divide the "
@@ -48,10 +60,10 @@ def narrowed(part: Tensor, dtype: torch.dtype, exponent: int = 0) -> Tensor:
     return result
 
 
-def _times_power(tensor: Tensor, exponent: int) -> Tensor:
-    """A new tensor, the given one times 2^exponent, in two steps, since 2^exponent alone may be out of range."""
+def _scale(tensor: Tensor, exponent: int) -> Tensor:
+    """The tensor itself, multiplied by 2^exponent in two steps, since 2^exponent alone may be out of range."""
     half = exponent // 2
-    return (tensor * 2.0**half).mul_(2.0 ** (exponent - half))
+    return tensor.mul_(2.0**half).mul_(2.0 ** (exponent - half))
 
 
 def one_rank(rank: object, largest: int, what: str) -> int:

@@ -14,6 +14,7 @@ from tnlib.decompose import _validate as validate
 from tnlib.decompose.als import als, as_cp_tensor, column_norms
 from tnlib.decompose.mttkrp import contract_all_but
 from tnlib.decompose.nls import nls
+from tnlib.decompose.sketch import Sketch
 from tnlib.decompose.third_order import leading_pair, third_order_cpd
 from tnlib.decompose.train import Canonical, canonical, find_train, mirrored
 
@@ -29,7 +30,7 @@ def coupled_cp(
     step: Literal["closed", "als"] = "closed",
     polish: Literal["als", "nls"] | None = None,
     merge_modes: bool = False,
-    sketch: Literal["auto"] | bool = "auto",
+    sketch: Sketch = "auto",
     max_iter: int = 500,
     tol: float = 1e-8,
     seed: int = 0,

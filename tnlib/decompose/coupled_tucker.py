@@ -11,7 +11,8 @@ from tensorly.tucker_tensor import TuckerTensor
 from torch import Tensor
 
 from tnlib.decompose import _validate as validate
-from tnlib.decompose.train import OVERSAMPLING, canonical, find_train, sketched_svd
+from tnlib.decompose.sketch import Sketch, is_worth_a_sketch, sketched_svd
+from tnlib.decompose.train import canonical, find_train
 
 
 def coupled_tucker(
@@ -20,7 +21,7 @@ def coupled_tucker(
     *,
     core_at: int | None = None,
     train: Literal["structured", "svd"] = "structured",
-    sketch: Literal["auto"] | bool = "auto",
+    sketch: Sketch = "auto",
     seed: int = 0,
 ) -> TuckerTensor:
     """Tucker decomposition through a tensor train (after Zniyed, Boyer, de Almeida and Favier 2020).
@@ -68,7 +69,7 @@ def coupled_tucker(
 
 
 def _towards(
-    wide: Tensor, ranks: tuple[int, ...], core_at: int, sketch: Literal["auto"] | bool, seed: int
+    wide: Tensor, ranks: tuple[int, ...], core_at: int, sketch: Sketch, seed: int
 ) -> tuple[Tensor, list[Tensor]]:
     """Factors from both ends towards q*, each projected out before the next; what is left is the core."""
     generator = torch.Generator().manual_seed(seed)
@@ -76,7 +77,7 @@ def _towards(
     for q in [*range(core_at), *range(len(sizes) - 1, core_at - 1, -1)]:
         block = wide.reshape(math.prod(sizes[:q]), sizes[q], -1)
         matrix = block.transpose(0, 1).flatten(1)
-        pays = min(matrix.shape) > 2 * (ranks[q] + OVERSAMPLING)
+        pays = is_worth_a_sketch(matrix, ranks[q])
         if ranks[q] < sizes[q] and (pays if sketch == "auto" else sketch):
             factors[q] = sketched_svd(matrix, ranks[q], generator)[0]
         else:
@@ -87,7 +88,7 @@ def _towards(
 
 
 def _read_from_train(
-    wide: Tensor, ranks: tuple[int, ...], core_at: int, sketch: Literal["auto"] | bool, seed: int
+    wide: Tensor, ranks: tuple[int, ...], core_at: int, sketch: Sketch, seed: int
 ) -> tuple[Tensor, list[Tensor]]:
     """Factors from the cores of a TT-SVD that is orthogonal around q*; the core is the train times the factors."""
     train = canonical(find_train(wide, validate.max_tt_ranks(ranks), sketch, seed))

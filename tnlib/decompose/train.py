@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tnlib.decompose.mttkrp import balanced_split
+from tnlib.decompose.sketch import Sketch, is_worth_a_sketch, plain_up_to, sketched_svd, thin_svd
 
-OVERSAMPLING, POWER_ITERATIONS = 10, 2
 SMALL = 4096  # entries up to which a block is split mode by mode with plain SVDs
 
 
@@ -29,7 +29,7 @@ class Canonical(NamedTuple):
     bonds: list[Tensor]  # singular values of the Q-1 unfoldings, descending
 
 
-def find_train(wide: Tensor, ranks: Sequence[int], sketch: Literal["auto"] | bool, seed: int) -> list[Tensor]:
+def find_train(wide: Tensor, ranks: Sequence[int], sketch: Sketch, seed: int, auto: int = SMALL) -> list[Tensor]:
     """Cores of a tensor train of the given ranks, all but the last left-orthogonal.
 
     Args:
@@ -37,14 +37,13 @@ def find_train(wide: Tensor, ranks: Sequence[int], sketch: Literal["auto"] | boo
         ranks: R_1 .. R_(Q-1).
         sketch: `False` is TT-SVD from left to right. `True` cuts the tensor in two halves of about the same size by a
             randomized SVD (Halko, Martinsson and Tropp 2011, algorithms 4.4 and 5.1), then the halves in the same way
-            (halving the train is the idea of TT-HSVD, Zniyed et al. 2020b). `auto` sketches what has more than
-            4,096 entries.
+            (halving the train is the idea of TT-HSVD, Zniyed et al. 2020b). `"auto"` sketches what has more than
+            `auto` entries.
         seed: of the sketch.
+        auto: see `sketch`.
     """
-    if sketch not in ("auto", True, False):
-        raise ValueError(f"sketch must be 'auto', True or False, got {sketch!r}")
+    smallest = plain_up_to(sketch, auto)
     generator = torch.Generator().manual_seed(seed)
-    smallest = {True: 0, False: math.inf, "auto": SMALL}[sketch]
     return _cut(wide.reshape(1, *wide.shape, 1), list(ranks), smallest, generator)
 
 
@@ -56,38 +55,16 @@ def _cut(block: Tensor, ranks: list[int], smallest: float, generator: torch.Gene
     small = block.numel() <= smallest
     at = 1 if small else balanced_split((outer * sizes[0], *sizes[1:-1], sizes[-1] * last))
     matrix = block.reshape(outer * math.prod(sizes[:at]), -1)
-    if not small and min(matrix.shape) > 2 * (ranks[at - 1] + OVERSAMPLING):
+    if not small and is_worth_a_sketch(matrix, ranks[at - 1]):
         u, s, vh = sketched_svd(matrix, ranks[at - 1], generator)
     else:
-        u, s, vh = (part[..., : ranks[at - 1]] for part in _svd(matrix))
+        u, s, vh = (part[..., : ranks[at - 1]] for part in thin_svd(matrix))
         vh = vh.mT
     # Each half is cut with the singular values in it, so that no cut sees a direction larger or smaller than it is.
     front = _cut((u * s).reshape(outer, *sizes[:at], len(s)), ranks[: at - 1], smallest, generator)
     q, r = torch.linalg.qr(front[-1].flatten(0, 1))
     back = _cut((r @ vh).reshape(len(r), *sizes[at:], last), ranks[at:], smallest, generator)
     return [*front[:-1], q.reshape(*front[-1].shape[:2], -1), *back]
-
-
-def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Thin SVD with the right vectors as columns, of the orthogonal-triangular factor when that is much smaller."""
-    rows, columns = matrix.shape
-    if columns > 4 * rows:
-        q, r = torch.linalg.qr(matrix.mT)
-        u, s, vh = torch.linalg.svd(r.mT, full_matrices=False)
-        return u, s, q @ vh.mT
-    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    return u, s, vh.mT
-
-
-def sketched_svd(matrix: Tensor, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """The leading singular triplets from the matrix's range on a few random vectors, with power iterations."""
-    random = torch.randn(matrix.shape[1], rank + OVERSAMPLING, generator=generator, dtype=matrix.dtype)
-    basis = torch.linalg.qr(matrix @ random.to(matrix.device)).Q
-    for _ in range(POWER_ITERATIONS):
-        # `(basis.mT @ matrix).mT` is `matrix.mT @ basis`, but faster: the large matrix is read row by row.
-        basis = torch.linalg.qr(matrix @ torch.linalg.qr((basis.mT @ matrix).mT).Q).Q
-    u, s, v = _svd(basis.mT @ matrix)
-    return (basis @ u)[:, :rank], s[:rank], v[:, :rank].mT
 
 
 def canonical(cores: Sequence[Tensor]) -> Canonical:

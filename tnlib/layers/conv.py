@@ -35,7 +35,7 @@ class SVDConv(FactorizedConv):
 
     @classmethod
     def _factor(cls, kernel: Tensor, rank: Any, rel_error: float | None, seed: int, **options: Any) -> list[Tensor]:
-        u, s, vh = decompose.svd(kernel.flatten(1), rank, rel_error=rel_error, **options)
+        u, s, vh = decompose.svd(kernel.flatten(1), rank, rel_error=rel_error, seed=seed, **options)
         return [vh.unflatten(1, kernel.shape[1:]), (u * s).reshape(*u.shape, *[1] * (kernel.ndim - 2))]
 
 
@@ -64,7 +64,7 @@ class SpatialSVDConv(FactorizedConv):
     def _factor(cls, kernel: Tensor, rank: Any, rel_error: float | None, seed: int, **options: Any) -> list[Tensor]:
         outputs, inputs, height, width = kernel.shape
         matrix = kernel.permute(1, 2, 0, 3).reshape(inputs * height, outputs * width)
-        u, s, vh = decompose.svd(matrix, rank, rel_error=rel_error, **options)
+        u, s, vh = decompose.svd(matrix, rank, rel_error=rel_error, seed=seed, **options)
         horizontal = (s[:, None] * vh).reshape(-1, outputs, 1, width).transpose(0, 1)
         return [u.mT.reshape(-1, inputs, height, 1), horizontal]
 
@@ -191,7 +191,7 @@ class TTConv(FactorizedConv):
 
     @classmethod
     def _factor(cls, kernel: Tensor, rank: Any, rel_error: float | None, seed: int, **options: Any) -> list[Tensor]:
-        cores = decompose.tt(kernel.movedim(0, -1), rank, rel_error=rel_error, **options).factors
+        cores = decompose.tt(kernel.movedim(0, -1), rank, rel_error=rel_error, seed=seed, **options).factors
         ranks = tuple(core.shape[2] for core in cores[:-1])
         weights = [core.permute(2, 0, 1) for core in cores[:-1]] + [cores[-1].permute(1, 0, 2)]
         return [w.reshape(s.shape) for w, s in zip(weights, cls._stages(kernel.shape, ranks), strict=True)]

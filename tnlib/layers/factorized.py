@@ -134,7 +134,7 @@ class Factorized(nn.Module, ABC):
         rank = cls._wanted_rank(layer, rank, rel_error, share, of, output_size, digits)
         if rank is not None:
             cls._stages(shape, rank, **digits)  # a bad rank is told before the work
-        kernels = layer.weight.detach().double().unflatten(0, (groups_of(layer), -1))
+        kernels = layer.weight.detach().unflatten(0, (groups_of(layer), -1))
         how = {"metric": metric, "seed": seed, **digits, **options}
         parts = [cls.decompose(kernel, rank, rel_error=rel_error, **how) for kernel in kernels]
         found = [cls._rank_of(part) for part in parts]

@@ -55,8 +55,8 @@ def factorize(
             `share=`: of the layer's cost, `of="params"` (default) or `of="macs"`; the largest rank that fits is taken.
         weights: `pretrained` decomposes the layer's weight; `fresh` draws random factors whose product has the mean
             square gain^2 / fan_in (options `gain` and `seed`).
-        options: for the decomposition (`seed`, `max_iter` ..); `metric` (a `Metric`); for formats in digits (`ttm`,
-            and all but `svd` of a linear layer) also `row_dims` and `col_dims`.
+        options: for the decomposition (`seed`, `sketch`, `max_iter` ..); `metric` (a `Metric`); for formats in
+            digits (`ttm`, and all but `svd` of a linear layer) also `row_dims` and `col_dims`.
 
     Returns:
         A module with the layer's inputs, outputs, attributes, dtype, device and train/eval mode, and with `rank`,

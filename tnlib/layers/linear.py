@@ -49,7 +49,7 @@ class SVDLinear(Factorized, nn.Sequential):
 
     @classmethod
     def _factor(cls, kernel: Tensor, rank: Any, rel_error: float | None, seed: int, **options: Any) -> list[Tensor]:
-        u, s, vh = decompose.svd(kernel, rank, rel_error=rel_error, **options)
+        u, s, vh = decompose.svd(kernel, rank, rel_error=rel_error, seed=seed, **options)
         return [vh, u * s]
 
     @classmethod

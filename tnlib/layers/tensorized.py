@@ -80,7 +80,8 @@ class TensorizedLinear(Factorized):
     @classmethod
     def _factor(cls, kernel: Tensor, rank: Any, rel_error: float | None, seed: int, **options: Any) -> list[Tensor]:
         rows, cols = options.pop("row_dims"), options.pop("col_dims")
-        padded = F.pad(kernel, (0, math.prod(cols) - kernel.shape[1], 0, math.prod(rows) - kernel.shape[0]))
+        surplus = math.prod(cols) - kernel.shape[1], math.prod(rows) - kernel.shape[0]
+        padded = F.pad(kernel, (0, surplus[0], 0, surplus[1])) if any(surplus) else kernel  # a pad by nothing copies
         return cls._factor_digits(padded, rows, cols, rank, rel_error, seed, **options)
 
     @classmethod

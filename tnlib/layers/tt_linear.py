@@ -51,7 +51,7 @@ class TTMLinear(OnTTMatrix, TensorizedLinear):
         seed: int,
         **options: Any,
     ) -> list[Tensor]:
-        return list(decompose.tt_matrix(matrix, rows, cols, rank, rel_error=rel_error, **options).factors)
+        return list(decompose.tt_matrix(matrix, rows, cols, rank, rel_error=rel_error, seed=seed, **options).factors)
 
     @classmethod
     def _plan_for(cls, digits: dict[str, Any], rank: Any, rows: int, **how: Any) -> Plan:

@@ -91,7 +91,7 @@ class TTMConv(OnTTMatrix):
         axes = [2 * len(rows), *(axis for k in range(len(rows)) for axis in (k, len(rows) + k))]
         modes = cls._modes(kernel.shape, {"row_dims": rows, "col_dims": cols})
         tensor = padded.reshape(*rows, *cols, -1).permute(axes).reshape(modes)
-        first, *rest = decompose.tt(tensor, rank, rel_error=rel_error, **options).factors
+        first, *rest = decompose.tt(tensor, rank, rel_error=rel_error, seed=seed, **options).factors
         cores = [core.unflatten(1, (m, n)) for core, m, n in zip(rest, rows, cols, strict=True)]
         return [first[0].mT.reshape(-1, 1, *window), *cores]
 

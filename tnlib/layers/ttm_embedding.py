@@ -48,7 +48,7 @@ class TTMEmbedding(OnTTMatrix, FactorizedEmbedding):
     def _factor(cls, kernel: Tensor, rank: Any, rel_error: float | None, seed: int, **options: Any) -> list[Tensor]:
         rows, cols = options.pop("row_dims"), options.pop("col_dims")
         padded = F.pad(kernel, (0, math.prod(cols) - kernel.shape[1], 0, math.prod(rows) - kernel.shape[0]))
-        return list(decompose.tt_matrix(padded, rows, cols, rank, rel_error=rel_error, **options).factors)
+        return list(decompose.tt_matrix(padded, rows, cols, rank, rel_error=rel_error, seed=seed, **options).factors)
 
     @classmethod
     def _assemble(cls, like: Any, factors: Sequence[Tensor], bias: Tensor | None) -> Self:
