@@ -1,10 +1,11 @@
-"""AlexNet and ImageNet's pictures, for readers who have them: the workbook brings neither weights nor pictures."""
+"""AlexNet, VGG and ImageNet's pictures, for readers who have them: the workbook brings neither weights nor pictures."""
 
 from __future__ import annotations
 
 import importlib
 from collections import OrderedDict
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,11 @@ from tnlib.networks import IMAGENET, Prepare
 
 CLASSES = 1000
 _SIZE, _SHORTER = 224, 256  # pixels: the picture that the network sees, and the shorter side that it is cut from
+# Channels of VGG's 3 x 3 convolutions, block by block; a pooling ends each (Simonyan and Zisserman 2015, table 1).
+_BLOCKS = {
+    16: ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3),
+    19: ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4),
+}
 _KINDS = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
 
 
@@ -46,13 +52,55 @@ def alexnet(weights: str = "") -> nn.Module:
     parts: OrderedDict[str, nn.Module] = OrderedDict(
         prepare=Prepare(*IMAGENET), features=features, flatten=nn.Flatten(), classifier=classifier
     )
+    return _ready(parts, weights, "AlexNet", "AlexNet_Weights")
+
+
+def vgg(depth: Literal[16, 19] = 16, weights: str = "") -> nn.Module:
+    """VGG of 16 or 19 layers (Simonyan and Zisserman 2015, D and E), as torchvision has it; in eval mode.
+
+    Pictures uint8 (n, 3, 224, 224) in, logits (n, 1000) out. The fully connected layers are `classifier.0` (25088 to
+    4096), `.3` and `.6`. 138 or 144 million parameters: where shapes alone are asked for, call it within
+    `torch.device("meta")`, which allocates nothing.
+
+    Args:
+        depth: 16 or 19.
+        weights: as for `alexnet`.
+
+    Raises:
+        ValueError: another depth; weights that cannot be had, or that are not this network's.
+    """
+    if depth not in _BLOCKS:
+        raise ValueError(f"vgg has a depth of 16 or 19, got {depth!r}")
+    features, inputs = nn.Sequential(), 3
+    for block in _BLOCKS[depth]:
+        for outputs in block:
+            features.extend([nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()])
+            inputs = outputs
+        features.append(nn.MaxPool2d(2, 2))
+    classifier = nn.Sequential(
+        nn.Linear(25088, 4096), nn.ReLU(), nn.Dropout(),
+        nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout(),
+        nn.Linear(4096, CLASSES),
+    )  # fmt: skip
+    parts: OrderedDict[str, nn.Module] = OrderedDict(
+        prepare=Prepare(*IMAGENET),
+        features=features,
+        avgpool=nn.AdaptiveAvgPool2d(7),
+        flatten=nn.Flatten(),
+        classifier=classifier,
+    )
+    return _ready(parts, weights, f"VGG-{depth}", f"VGG{depth}_Weights")
+
+
+def _ready(parts: OrderedDict[str, nn.Module], weights: str, network: str, published: str) -> nn.Module:
+    """The network of these parts in eval mode; its weights read, if asked for, or as torchvision's enum has them."""
     model = nn.Sequential(parts)
     if weights:
-        state = _published() if weights == "torchvision" else _state(Path(weights))
+        state = _published(published) if weights == "torchvision" else _state(Path(weights), network)
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
-            raise ValueError(f"{weights} is not a state_dict of torchvision's AlexNet: {error}") from None
+            raise ValueError(f"{weights} is not a state_dict of torchvision's {network}: {error}") from None
     return model.eval()
 
 
@@ -96,18 +144,18 @@ def _picture(path: Path) -> np.ndarray:
     return np.asarray(picture.crop((left, top, left + _SIZE, top + _SIZE))).transpose(2, 0, 1)
 
 
-def _published() -> dict[str, Tensor]:
+def _published(name: str) -> dict[str, Tensor]:
     try:
-        AlexNet_Weights = importlib.import_module("torchvision.models").AlexNet_Weights
+        versions = getattr(importlib.import_module("torchvision.models"), name)
     except ImportError:
         raise ValueError("weights='torchvision' needs torchvision: install it, or give a file of its weights") from None
-    state: dict[str, Tensor] = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
+    state: dict[str, Tensor] = versions.IMAGENET1K_V1.get_state_dict(check_hash=True)
     return state
 
 
-def _state(path: Path) -> dict[str, Tensor]:
+def _state(path: Path, network: str) -> dict[str, Tensor]:
     if not path.is_file():
-        raise ValueError(f"weights: no file {path}; give a state_dict of torchvision's AlexNet, or 'torchvision'")
+        raise ValueError(f"weights: no file {path}; give a state_dict of torchvision's {network}, or 'torchvision'")
     state: dict[str, Tensor] = (
         load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     )
