@@ -76,6 +76,9 @@ def positive(metrics, *names):
 
 def layers(metrics, parameters):
     assert (metrics["in_features"], metrics["out_features"]) == (4096, 1024)
+    rank = parameters.get("rank", 4)
+    cores = 2 * 16 * rank + (16 + 32 + 32) * rank**2  # 4 x 4 at both ends, 4 x 4, 4 x 8 and 4 x 8 between
+    assert (metrics["dense_bytes"], metrics["tt_bytes"]) == (4 * (4096 * 1024 + 1024), 4 * (cores + 1024))
     for name in (*(f"batch{batch}" for batch in parameters["batches"]), "training_step"):
         positive(metrics, f"{name}_ms", f"{name}_dense_ms")
         low, median, high = (metrics[f"{name}_speedup{end}"] for end in ("_low", "", "_high"))
@@ -83,6 +86,9 @@ def layers(metrics, parameters):
     for batch in parameters["batches"]:
         positive(metrics, f"batch{batch}_over_plain", f"batch{batch}_bound_speedup", f"batch{batch}_predicted_ms")
         assert metrics[f"batch{batch}_macs"] < 4096 * 1024
+        for side in ("", "dense_"):  # a call makes at least its output
+            assert metrics[f"batch{batch}_{side}peak_bytes"] >= 4 * batch * 1024
+        assert 4 * 1024 < metrics[f"batch{batch}_frozen_bytes"] < metrics["dense_bytes"]
         assert ("opt_einsum" in metrics["libraries"]) == (f"batch{batch}_opt_einsum_macs" in metrics)
     assert metrics["training_step_batch"] == parameters["batches"][-1]
     # A step makes at least the input's gradient, beside the batch's outputs.

@@ -189,6 +189,26 @@ def einsum_macs(small, batch):
     return int(info.opt_cost / 2 / batch)
 
 
+# %% [markdown]
+# Memory in use: what each side holds, and what a call takes beside that and the input, its output included.
+
+
+# %%
+def held(module):
+    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+
+
+# %%
+metrics |= {"dense_bytes": held(dense), "tt_bytes": held(small)}
+
+
+# %%
+@torch.no_grad()
+def memory(frozen, x):
+    found = {"peak_bytes": measure.peak_memory(frozen, x), "dense_peak_bytes": measure.peak_memory(dense, x)}
+    return found | {"frozen_bytes": held(frozen)}
+
+
 # %%
 def inference(batch):
     x = torch.randn(batch, dense.in_features, generator=generator)
@@ -198,6 +218,7 @@ def inference(batch):
     found = summary(f"batch{batch}", measure.compare(rivals, x, **infer))
     bound = found[f"batch{batch}_dense_ms"] / products_alone(plan)
     more = {"bound_speedup": bound, "predicted_ms": plan.nanoseconds / 1e6, "macs": plan.macs, "plan": str(plan)}
+    more |= memory(frozen, x)
     if "opt_einsum" in versions:
         more["opt_einsum_macs"] = einsum_macs(small, batch)
     return found | {f"batch{batch}_{key}": value for key, value in more.items()}
@@ -206,6 +227,17 @@ def inference(batch):
 # %%
 for batch in batches:
     metrics |= inference(batch)
+
+# %% [markdown]
+# On one thread, too: products this small gain little from a second.
+
+# %%
+threads = torch.get_num_threads()
+torch.set_num_threads(1)
+for batch in batches:
+    kept = [f"batch{batch}_{key}" for key in ("ms", "dense_ms", "speedup", "speedup_low", "speedup_high")]
+    metrics |= {f"one_thread_{key}": value for key, value in inference(batch).items() if key in kept}
+torch.set_num_threads(threads)
 
 
 # %% [markdown]
