@@ -10,6 +10,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import reduce
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +66,25 @@ def quick() -> nn.Sequential:
         nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.AvgPool2d(3, 2, ceil_mode=True),
         nn.Flatten(), nn.Linear(1024, 64), nn.Linear(64, 10),
     )  # fmt: skip
+
+
+def garipov() -> nn.Sequential:
+    """Garipov et al. 2016's network for CIFAR-10: six 3x3 convolutions, then 8192-1536-512-10; BatchNorm and ReLU.
+
+    Sizes as in the authors' public code (github.com/timgaripov/TensorNet-TF, `conv-fc`): 64, 64, pooling, 128, 128,
+    pooling, 128, 128; maxima of 3x3 every other pixel; no biases but the last. Without its two hidden layers, and with
+    averages of 4x4 in their place, it is the paper's `conv`, which has 0.56 M parameters; this one has 13.9 M.
+    """
+    layers: list[nn.Module] = [Prepare(DATASETS["cifar10"].mean, DATASETS["cifar10"].std)]
+    channels = (3, 64, 64, 128, 128, 128, 128)
+    for k, (inputs, outputs) in enumerate(pairwise(channels), 1):
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        layers += [nn.MaxPool2d(3, 2, ceil_mode=True)] if k in (2, 4) else []
+    layers.append(nn.Flatten())
+    for inputs, outputs in ((8192, 1536), (1536, 512)):
+        layers += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU()]
+    layers.append(nn.Linear(512, 10))
+    return nn.Sequential(*layers)
 
 
 class Standardize(nn.Module):
