@@ -6,6 +6,7 @@ from right_answers import (
     coupled_trains,
     cpd,
     lebedev,
+    novikov,
     run_a_study,
     start_here,
     tensor_algebra,
@@ -25,6 +26,7 @@ LESSONS = (
     tensor_layers,
     costs,
     lebedev,
+    novikov,
     run_a_study,
 )
 RIGHT = {name: answers for lesson in LESSONS for name, answers in lesson.RIGHT.items()}

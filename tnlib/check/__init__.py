@@ -10,6 +10,7 @@ from tnlib.check import (
     coupled_trains,
     cpd,
     lebedev,
+    novikov,
     run_a_study,
     start_here,
     tensor_algebra,
@@ -31,6 +32,7 @@ LESSONS = (
     tensor_layers,
     costs,
     lebedev,
+    novikov,
     run_a_study,
     compute_with_trains,
 )
