@@ -1,10 +1,12 @@
 """Hygiene of the committed notebooks, agreement with their sources, and re-runs with other parameters."""
 
 import ast
+import math
 import re
 import statistics
 
 import nbformat
+import pandas as pd
 import pytest
 from test_benchmarks import RERUNS as BENCHMARKS
 
@@ -78,6 +80,7 @@ def test_an_experiment_records_without_tnlib_around_it(path):
     [
         ("08_reproduce_lebedev", {"image_folder": "mine/characters"}),
         ("experiments/replace_alexnet_conv2", {"weights": "mine/alexnet.pth", "imagenet_dir": "mine/val"}),
+        ("experiments/replace_vgg_fc6", {"weights": "mine/vgg16.pth", "imagenet_dir": "mine/val"}),
     ],
 )
 def test_files_of_a_reader_are_values_like_any(name, given):
@@ -124,6 +127,8 @@ RERUNS = [
     ("07_measure_what_it_costs", {"seed": 2, "side": 8, "threads": 1}),
     ("08_reproduce_lebedev", {"seed": 1, "rank": 32, "epochs": 0}),
     ("08_reproduce_lebedev", {"seed": 2, "rank": 8, "epochs": 1}),
+    ("09_reproduce_novikov", {"seed": 1, "rank": 3, "epochs": 1}),
+    ("09_reproduce_novikov", {"seed": 2, "rank": 2, "epochs": 2}),
     ("10_run_a_study", {"seed": 1, "simulations": 1000}),
     ("10_run_a_study", {"seed": 2, "level": 0.9}),
     ("20_compute_with_trains", {"seed": 1, "sites": 12, "coupling": -0.4}),
@@ -136,11 +141,32 @@ RERUNS = [
     ("experiments/tune_bounded_terms", {"rank": 6, "lr": 1e9, "seed": 2}),
     ("experiments/replace_alexnet_conv2", {"ranks": [3], "seed": 1}),
     ("experiments/replace_alexnet_conv2", {"ranks": [2, 5]}),
+    ("experiments/replace_vgg_fc6", {"ranks": [2, 6], "seed": 1}),
+    ("experiments/replace_vgg_fc6", {"ranks": [30]}),
     (
         "experiments/train_digit_layers",
-        {"digits": [2, 2, 8, 8, 2, 2], "rank": 4, "last": "ttm", "optimizer": "adam", "lr": 0.01},
+        {"digits": [2, 2, 8, 8, 2, 2], "rank": 4, "last": "ttm", "last_rank": 4, "optimizer": "adam", "lr": 0.01},
     ),
-    ("experiments/train_digit_layers", {"format": "svd", "rank": 30, "start": "pretrained", "epochs": 0}),
+    (
+        "experiments/train_digit_layers",
+        {"format": "svd", "rank": 30, "start": "pretrained", "epochs": 0, "held_out": 500},
+    ),
+    (
+        "experiments/train_picture_layers",
+        {"convolutions": "ttm", "conv_rank": 12, "connected": "svd", "ranks": [4], "resumable": True, "epochs": 2},
+    ),
+    (
+        "experiments/train_picture_layers",
+        {
+            **{"network": "garipov", "start": "fresh", "convolutions": "ttm", "conv_rank": 20, "epochs": 0},
+            **{"digits": [[16, 8, 8, 8], [8, 8, 4, 6], [8, 4, 4, 4]], "ranks": [20, 20]},
+        },
+    ),
+    (
+        "experiments/train_wide_network",
+        {"hidden": 4096, "rank": 3, "normalize": True, "epochs": 2, "batch": 100, "resumable": True},
+    ),
+    ("experiments/train_wide_network", {"format": "dense", "hidden": 64, "epochs": 1, "lr": 0.001, "held_out": 400}),
     ("experiments/recover_cp_factors", {"draws": 3, "order": 4, "size": 8, "starts": 2, "polish": "nls"}),
     ("experiments/recover_cp_factors", {"draws": 2, "order": 7, "size": 3, "snr_db": 300.0, "starts": 0}),
 ]
@@ -169,6 +195,8 @@ def test_rerun_with_other_parameters(name, parameters, tmp_path, monkeypatch):
     asserts |= {"experiments/recover_cp_factors": recovery, "experiments/compress_one_layer": compression}
     asserts |= {"experiments/replace_character_layers": characters, "experiments/tune_bounded_terms": bounded}
     asserts |= {"experiments/train_digit_layers": digits, "experiments/replace_alexnet_conv2": alexnet}
+    asserts |= {"experiments/train_picture_layers": pictures, "experiments/train_wide_network": wide}
+    asserts |= {"experiments/replace_vgg_fc6": vgg}
     if name in asserts:
         (record,) = records
         asserts[name](record["metrics"], parameters)
@@ -231,8 +259,36 @@ def alexnet(metrics, parameters):
         assert 0 < row["speedup_low_graph"] <= row["speedup_graph"] <= row["speedup_high_graph"]
 
 
+def vgg(metrics, parameters):
+    factors = {
+        row["layers"]: (row["layer_factor"], row["vgg16_factor"], row["vgg19_factor"]) for row in metrics["shapes"]
+    }
+    reported = pd.read_csv(paths.REFERENCE / "novikov2015.csv").set_index("claim")["value"]
+    assert len(factors) == 9
+    for row in set(factors) - {"TT4 TT4 TT4"}:  # which is ours
+        of_layers, of_16, of_19 = factors[row]
+        assert math.floor(of_layers) == reported[f"{row}: factor on the layers"]
+        assert round(of_16, 1) == reported[f"{row}: factor on VGG-16"]
+        assert round(of_19, 1) == pytest.approx(reported[f"{row}: factor on VGG-19"], abs=0.01)
+    assert factors["TT4 TT4 TT4"][1] > factors["TT4 TT4 FC"][1]
+    assert metrics["planted_rank"] == 4
+    trains = metrics["trains"]
+    assert [row["rank"] for row in trains] == parameters["ranks"]
+    for row in trains:
+        # Rank 4 and more find what is planted, and fit a part of the noise; less leaves some of the signal too.
+        above = row["rank"] >= 4
+        assert (row["error"] < metrics["planted_error"]) == above
+        name = f"rank{row['rank']}"
+        assert metrics[f"{name}_matrix_params"] >= row["params"] == metrics[f"{name}_params"]
+        assert row["seconds"] > 0
+        # In float64 the weight of 4-byte numbers takes twice its bytes, made so, and in the order of the digits.
+        assert row["peak_bytes"] > 4 * metrics["weight_bytes"]
+        if above:
+            assert metrics[f"{name}_matrix_error"] > row["error"]
+
+
 def digits(metrics, parameters):
-    assert metrics["test_images"] == 2000
+    assert metrics["test_images"] == parameters.get("held_out", 2000)
     if "format" in parameters:  # truncated, not trained
         assert metrics["params"] == 30 * 2048 + 1024 + 10 * 1024 + 10
         assert metrics["error"] == metrics["raw_error"] < 0.3
@@ -244,6 +300,50 @@ def digits(metrics, parameters):
         assert metrics["first_params"] == squares + 1024
         assert metrics["params"] == squares + 1024 + last + 10
         assert metrics["error"] < metrics["raw_error"] / 2
+
+
+def pictures(metrics, parameters):
+    assert metrics["test_images"] == 2000
+    if "network" in parameters:  # at least 80 times smaller, by shapes alone; not trained
+        assert metrics["dense_params"] == 13_934_538
+        hidden = 16 * 8 * 20 + 20 * 8 * 8 * 20 + 20 * 8 * 4 * 20 + 20 * 8 * 6
+        assert (
+            metrics["connected_params"] == hidden + 8 * 8 * 20 + 20 * 8 * 4 * 20 + 20 * 4 * 4 * 20 + 20 * 4 * 6 + 5130
+        )
+        assert metrics["factor"] > 80
+        assert metrics["error"] == metrics["raw_error"] > 0.8
+        assert metrics["losses"] == []
+    else:
+        assert metrics["dense_params"] == 145_578
+        assert metrics["connected_params"] == 4 * (1024 + 64) + 64 + 650
+        assert metrics["connected_factor"] > 11.9
+        filters, cores = 25 * 12, 12 * 16 * 12 + 12 * 16  # of the second and third layer; their middle cores follow
+        conv2, conv3 = filters + cores + 12 * 4 * 12 + 32, filters + cores + 12 * 8 * 12 + 64
+        assert metrics["convolution_params"] == 25 * 3 * 32 + 32 + conv2 + conv3
+        assert metrics["error"] < min(0.6, metrics["raw_error"] - 0.1)
+        assert metrics["losses"][0] > metrics["losses"][1]
+        assert not metrics["resumed"]
+        assert not list((paths.RUNS / "train").glob("train-picture-layers-*"))
+
+
+def wide(metrics, parameters):
+    assert metrics["test_images"] == parameters.get("held_out", 2000)
+    biases = parameters["hidden"] + 4096
+    if "format" in parameters:
+        assert metrics["matrix_params"] == metrics["dense_matrix_params"] == 64 * (3072 + 4096)
+        assert metrics["params"] == metrics["dense_params"] == 64 * (3072 + 4096) + biases + 40_970
+        assert metrics["macs"] == 64 * (3072 + 4096) + 40_960
+    else:
+        assert metrics["dense_matrix_params"] == 4096 * (3072 + 4096)
+        inner = 4 * 3 * 4 * 4 * 3
+        assert metrics["matrix_params"] == (3 * 4 * 3 + inner + 4 * 4 * 3) + (4 * 4 * 3 + inner + 4 * 4 * 3)
+        assert metrics["params"] == metrics["matrix_params"] + 3 * biases + 40_970
+        assert metrics["peak_bytes"] > 100 * 4 * biases  # both hidden layers' activations at least, in float32
+        assert not metrics["resumed"]
+        assert not list((paths.RUNS / "train").glob("train-wide-network-*"))
+    assert metrics["epochs_done"] == len(metrics["losses"]) == parameters["epochs"]
+    assert metrics["losses"][-1] < 2.5
+    assert metrics["error"] < min(0.75, metrics["raw_error"])
 
 
 def bounded(metrics, parameters):

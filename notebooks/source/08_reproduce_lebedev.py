@@ -14,7 +14,7 @@
 # `chars36` and takes a quarter of an hour.
 # **Difficulty.** Medium.
 #
-# Previous: [07 measure what it costs](07_measure_what_it_costs.ipynb) · Next: [10 run a study](10_run_a_study.ipynb) · [Solutions](solutions/08_reproduce_lebedev.ipynb) · [Glossary](GLOSSARY.md)
+# Previous: [07 measure what it costs](07_measure_what_it_costs.ipynb) · Next: [09 reproduce Novikov](09_reproduce_novikov.ipynb) · [Solutions](solutions/08_reproduce_lebedev.ipynb) · [Glossary](GLOSSARY.md)
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": committed images, short fits; "full": all images, longer fits
@@ -25,7 +25,6 @@ seed: int = 0  # decides every random tensor, start and order
 
 # %%
 import time
-import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -515,23 +514,13 @@ assert small.macs == counts.MACs[["conv1", "conv4"]].sum() + sum(
 # one. **Predict** both ratios.
 
 
-# %%
-def graph(frozen, images):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is in maintenance
-        traced = torch.jit.freeze(torch.jit.trace(frozen, images))
-    for _ in range(3):  # it optimizes itself in its first calls
-        traced(images)
-    return traced
-
-
 # %% tags=["nbval-ignore-output"]
 threads, image = torch.get_num_threads(), test.images[:1]
 torch.set_num_threads(1)
 frozen = {name: layers.freeze(m, image, fixed=True) for name, m in (("dense", network), ("CP", compressed))}
 frozen["dense, channels last"] = layers.freeze(network, image, fixed=True).to(memory_format=torch.channels_last)
 print("from Python:", measure.compare(frozen, image), sep="\n")
-print("as graphs:", measure.compare({name: graph(f, image) for name, f in frozen.items()}, image), sep="\n")
+print("as graphs:", measure.compare({name: layers.graph(f, image) for name, f in frozen.items()}, image), sep="\n")
 torch.set_num_threads(threads)
 
 # %% [markdown]
@@ -851,4 +840,4 @@ check.cp_gauss_newton_product(cp_gauss_newton_product)
 # - I. Goodfellow et al., [*Maxout networks*](https://arxiv.org/abs/1302.4389), ICML 2013.
 
 # %% [markdown]
-# Previous: [07 measure what it costs](07_measure_what_it_costs.ipynb) · Next: [10 run a study](10_run_a_study.ipynb) · [Solutions](solutions/08_reproduce_lebedev.ipynb) · [Glossary](GLOSSARY.md)
+# Previous: [07 measure what it costs](07_measure_what_it_costs.ipynb) · Next: [09 reproduce Novikov](09_reproduce_novikov.ipynb) · [Solutions](solutions/08_reproduce_lebedev.ipynb) · [Glossary](GLOSSARY.md)

@@ -102,9 +102,32 @@ def characters() -> str:
     return (
         f"{table(head, rows)}\n\nRecords: sweep `character_study`, {frame['metrics.test_images'].iloc[0]} test images; "
         f"times: `data/results/{bench['record']}.json` (one image, one thread, frozen, both sides as TorchScript "
-        f"graphs, {_processor(bench['machine.cpu'])}). Ranks are timed one after the other, each beside the dense "
-        "network: a slow minute of a shared machine moves a row."
+        f"graphs, {_processor(bench['machine.cpu'])}). All ranks take turns."
     )
+
+
+def digits() -> str:
+    """Networks for digits after Novikov et al. 2015: error by size, in the published sweep."""
+    frame = _full_size("train-digit-layers")
+    if not frame.empty:
+        told = frame[[f"parameters.{name}" for name in ("held_out", "dataset", "start")]]
+        frame = frame[(told == [0, "mnist", "fresh"]).all(axis=1)]
+    if frame.empty:
+        return "No run is on record yet."
+    frame = frame.assign(digits=frame["parameters.digits"].map(lambda digits: " ".join(map(str, digits))))
+    names = [f"parameters.{name}" for name in ("format", "rank", "last", "last_rank", "padding", "epochs")]
+    rows = []
+    for (params, digits, form, rank, last, last_rank, padding, epochs), group in frame.groupby(
+        ["metrics.params", "digits", *names]
+    ):
+        first = {"dense": "dense", "svd": f"matrix, rank {rank}", "ttm": f"digits {digits}, rank {rank}"}[str(form)]
+        second = {"dense": "dense", "ttm": f"same digits, rank {last_rank}"}[str(last)]
+        errors, seen = group["metrics.error"], "shifted" if padding else "as they are"
+        spread = f"{errors.mean():.2%} ({errors.min():.2%} to {errors.max():.2%})"
+        rows.append([first, second, f"{params:,}", spread, str(len(group)), str(epochs), seen])
+    head = ["first layer", "second layer", "parameters in all", "test error", "seeds", "epochs", "training images"]
+    images = frame["metrics.test_images"].iloc[0]
+    return f"{table(head, rows[::-1])}\n\nRecords: sweep `digits_study`, {images} test images."
 
 
 def sweeps() -> str:
@@ -147,6 +170,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "published": published,
     "formats": formats,
     "characters": characters,
+    "digits": digits,
     "sweeps": sweeps,
     "benchmarks": benchmarks,
 }
