@@ -17,10 +17,12 @@ from tnlib.decompose.coupled import coupled_cp  # noqa: E402
 from tnlib.decompose.coupled_tucker import coupled_tucker  # noqa: E402
 from tnlib.decompose.cp import cp  # noqa: E402
 from tnlib.decompose.matrix import TruncatedSVD, svd  # noqa: E402
+from tnlib.decompose.rank_choice import VBMF, description_length_rank, energy_rank, vbmf  # noqa: E402
 from tnlib.decompose.tensor_train import tt, tt_matrix  # noqa: E402
 from tnlib.decompose.tucker import tucker  # noqa: E402
 
 __all__ = [
+    "VBMF",
     "TruncatedSVD",
     "correct_cp",
     "coupled_cp",
@@ -29,6 +31,8 @@ __all__ = [
     "cp_bound",
     "cp_dimension",
     "cp_factor_bounds",
+    "description_length_rank",
+    "energy_rank",
     "greedy_cp",
     "max_cp_rank",
     "max_tt_ranks",
@@ -36,4 +40,5 @@ __all__ = [
     "tt",
     "tt_matrix",
     "tucker",
+    "vbmf",
 ]
