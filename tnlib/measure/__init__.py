@@ -1,6 +1,6 @@
 """What a network costs: parameters, MACs, bytes and peak activation memory by counting, milliseconds by the clock."""
 
-from tnlib.measure.cost import Cost, cost, evaluating
+from tnlib.measure.cost import Cost, cost, evaluating, without_fast_path
 from tnlib.measure.memory import peak_memory
 from tnlib.measure.roofline import Roofline, roofline
 from tnlib.measure.timing import Comparison, Timing, compare, latency
@@ -21,4 +21,5 @@ __all__ = [
     "peak_memory",
     "provenance",
     "roofline",
+    "without_fast_path",
 ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tnlib.measure.counter import Counter
 
@@ -44,8 +45,10 @@ class Cost:
         return {name: value / getattr(other, name) for name, value in vars(self).items() if getattr(other, name)}
 
 
-def cost(model: nn.Module, input_shape: Sequence[int], *, dtype: torch.dtype = torch.float32) -> Cost:
-    """Count a model's cost for an input of one shape, batch included; the model runs in eval mode, on zeros.
+def cost(
+    model: nn.Module, example: Sequence[Any] | Tensor | Mapping[str, Any], *, dtype: torch.dtype = torch.float32
+) -> Cost:
+    """Count what a model costs in one call; it runs in eval mode.
 
     It runs twice: what layers prepare in their first call is not counted. Operations that work entry by entry, views,
     reductions, normalizations, pooling and indexing count as no MACs. What is neither one of them nor a product that a
@@ -54,25 +57,27 @@ def cost(model: nn.Module, input_shape: Sequence[int], *, dtype: torch.dtype = t
     their fused inference path, which hides its products.
 
     Args:
-        model: any module of one input.
-        input_shape: for example (1, 3, 32, 32).
-        dtype: of the input.
+        model: any module.
+        example: the shape of its one input, batch included, for example (1, 3, 32, 32), which is then zeros; or an
+            input itself, the sequence of several, or a mapping of keyword arguments.
+        dtype: of the zeros.
 
     Raises:
-        ValueError: the model does not accept that shape.
+        ValueError: the model does not accept that.
     """
     tensors = (*model.parameters(), *model.buffers())
     device = tensors[0].device if tensors else torch.device("cpu")
     # Tensors made in inference mode would hide what operations consist of.
-    with torch.inference_mode(False), torch.no_grad(), evaluating(model), _without_fast_path():
-        x = torch.zeros(tuple(input_shape), dtype=dtype, device=device)
-        counter = Counter(x)
+    with torch.inference_mode(False), torch.no_grad(), evaluating(model), without_fast_path():
+        args, kwargs = _arguments(example, dtype, device)
+        counter = Counter([args, kwargs])
         try:
-            model(x)
+            model(*args, **kwargs)
             with counter:
-                model(x)
+                model(*args, **kwargs)
         except (RuntimeError, IndexError, AssertionError) as error:
-            raise ValueError(f"the model does not run on an input of shape {tuple(input_shape)}: {error}") from error
+            shapes = ", ".join(str(tuple(x.shape)) for x in [*args, *kwargs.values()] if isinstance(x, Tensor))
+            raise ValueError(f"the model does not run on an input of shape {shapes}: {error}") from error
     if counter.uncounted:
         warnings.warn(
             f"the MACs of {', '.join(sorted(counter.uncounted))} are not counted: no formula is known", stacklevel=2
@@ -86,10 +91,24 @@ def cost(model: nn.Module, input_shape: Sequence[int], *, dtype: torch.dtype = t
 
 
 @contextmanager
-def _without_fast_path() -> Iterator[None]:
+def without_fast_path() -> Iterator[None]:
+    """For a while, transformer layers call their parts, as in training, instead of one operation that hides them."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _arguments(
+    example: Sequence[Any] | Tensor | Mapping[str, Any], dtype: torch.dtype, device: torch.device
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of the call that an example stands for."""
+    if isinstance(example, Tensor):
+        return (example.to(device),), {}
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    if all(isinstance(size, int) for size in example):
+        return (torch.zeros(tuple(example), dtype=dtype, device=device),), {}
+    return tuple(example), {}

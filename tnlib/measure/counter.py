@@ -17,16 +17,18 @@ from tnlib.measure.operations import counts_nothing, formulas
 class Counter(FlopCounterMode):
     """Torch's counter with more formulas; a context. `uncounted`: names of the operations that it cannot count.
 
-    `peak`: the most bytes that x and what operations returned occupied at one time.
+    `peak`: the most bytes that the given inputs (tensors, nested in any way) and what operations returned occupied at
+    one time.
     """
 
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, inputs: object) -> None:
         super().__init__(display=False, custom_mapping=formulas())
         self.uncounted: set[str] = set()
         self.flop_registry = _Observed(self.flop_registry, self._observe)
         self._alive: dict[int, int] = {}  # identity of a storage -> bytes
         self._now = self.peak = 0
-        self._follow(x)
+        for tensor in _tensors(inputs):
+            self._follow(tensor)
 
     @property
     def macs(self) -> int:
