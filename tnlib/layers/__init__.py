@@ -1,11 +1,12 @@
 """Drop-in replacements for torch layers, built on factors of their weights: `factorize` in, `freeze` out to use."""
 
+from tnlib.layers.attention import SplitAttention, split_attention
 from tnlib.layers.conv import CP3Conv, CPConv, SpatialSVDConv, SVDConv, TTConv, Tucker2Conv
 from tnlib.layers.cp_linear import CPLinear
 from tnlib.layers.digits import balanced_dims, padded_dims
 from tnlib.layers.embedding import SVDEmbedding
 from tnlib.layers.factorized import Factorized
-from tnlib.layers.factory import FORMATS, factorize, macs, max_rank, size
+from tnlib.layers.factory import FORMATS, factorize, format_class, macs, max_rank, size
 from tnlib.layers.freeze import freeze
 from tnlib.layers.graph import graph
 from tnlib.layers.linear import SVDLinear
@@ -27,6 +28,7 @@ __all__ = [
     "SVDEmbedding",
     "SVDLinear",
     "SpatialSVDConv",
+    "SplitAttention",
     "TTConv",
     "TTLinear",
     "TTMConv",
@@ -37,10 +39,12 @@ __all__ = [
     "TuckerLinear",
     "balanced_dims",
     "factorize",
+    "format_class",
     "freeze",
     "graph",
     "macs",
     "max_rank",
     "padded_dims",
     "size",
+    "split_attention",
 ]

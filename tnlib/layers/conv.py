@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from tnlib import decompose
 from tnlib.decompose import _validate as validate
 from tnlib.layers.chain import FactorizedConv, multiply_out
-from tnlib.layers.ranks import first_within, max_tucker_ranks, useful_tt_ranks, useful_tucker_ranks
+from tnlib.layers.ranks import Errors, first_within, max_tucker_ranks, useful_tt_ranks, useful_tucker_ranks
+from tnlib.layers.spectra import matrix_errors, tucker_errors
 from tnlib.layers.stages import Stage
 
 
@@ -37,6 +38,11 @@ class SVDConv(FactorizedConv):
     def _factor(cls, kernel: Tensor, rank: Any, rel_error: float | None, seed: int, **options: Any) -> list[Tensor]:
         u, s, vh = decompose.svd(kernel.flatten(1), rank, rel_error=rel_error, seed=seed, **options)
         return [vh.unflatten(1, kernel.shape[1:]), (u * s).reshape(*u.shape, *[1] * (kernel.ndim - 2))]
+
+    @classmethod
+    def errors(cls, kernel: Tensor) -> Errors:
+        """Ranks, and the squared errors they leave of a group's float64 kernel."""
+        return matrix_errors(kernel.flatten(1))
 
 
 class SpatialSVDConv(FactorizedConv):
@@ -63,10 +69,19 @@ class SpatialSVDConv(FactorizedConv):
     @classmethod
     def _factor(cls, kernel: Tensor, rank: Any, rel_error: float | None, seed: int, **options: Any) -> list[Tensor]:
         outputs, inputs, height, width = kernel.shape
-        matrix = kernel.permute(1, 2, 0, 3).reshape(inputs * height, outputs * width)
-        u, s, vh = decompose.svd(matrix, rank, rel_error=rel_error, seed=seed, **options)
+        u, s, vh = decompose.svd(cls._matrix(kernel), rank, rel_error=rel_error, seed=seed, **options)
         horizontal = (s[:, None] * vh).reshape(-1, outputs, 1, width).transpose(0, 1)
         return [u.mT.reshape(-1, inputs, height, 1), horizontal]
+
+    @staticmethod
+    def _matrix(kernel: Tensor) -> Tensor:
+        outputs, inputs, height, width = kernel.shape
+        return kernel.permute(1, 2, 0, 3).reshape(inputs * height, outputs * width)
+
+    @classmethod
+    def errors(cls, kernel: Tensor) -> Errors:
+        """Ranks, and the squared errors they leave of a group's float64 kernel."""
+        return matrix_errors(cls._matrix(kernel))
 
 
 class CPConv(FactorizedConv):
@@ -161,6 +176,11 @@ class Tucker2Conv(FactorizedConv):
         core, (u_out, u_in, *_) = decompose.tucker(kernel, ranks, modes=(0, 1), rel_error=rel_error, **options)
         ones = [1] * (kernel.ndim - 2)
         return [u_in.mT.reshape(*u_in.mT.shape, *ones), core, u_out.reshape(*u_out.shape, *ones)]
+
+    @classmethod
+    def errors(cls, kernel: Tensor) -> Errors:
+        """Ranks, and the squared errors they leave of a group's float64 kernel, before HOOI lowers them."""
+        return tucker_errors(kernel, 2)
 
 
 class TTConv(FactorizedConv):

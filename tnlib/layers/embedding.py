@@ -13,6 +13,8 @@ from tnlib import decompose
 from tnlib.contract import without_autocast
 from tnlib.decompose import _validate as validate
 from tnlib.layers.factorized import Factorized
+from tnlib.layers.ranks import Errors
+from tnlib.layers.spectra import matrix_errors
 from tnlib.layers.stages import Mode, Stage, own_parameter
 
 
@@ -118,6 +120,11 @@ class SVDEmbedding(FactorizedEmbedding):
     def _factor(cls, kernel: Tensor, rank: Any, rel_error: float | None, seed: int, **options: Any) -> list[Tensor]:
         u, s, vh = decompose.svd(kernel, rank, rel_error=rel_error, seed=seed, **options)
         return [u * s, vh.mT]
+
+    @classmethod
+    def errors(cls, kernel: Tensor) -> Errors:
+        """Ranks, and the squared errors they leave of the float64 weight."""
+        return matrix_errors(kernel)
 
     @classmethod
     def _rank_of(cls, factors: Sequence[Tensor]) -> int:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tnlib.layers import eligible, ranks
-from tnlib.layers.ranks import Ranks
-from tnlib.layers.stages import Metric, Mode, Stage, balanced, by_group, groups_of, layer_bias
+from tnlib.layers.ranks import Errors, Ranks
+from tnlib.layers.stages import Metric, Mode, Stage, balanced, by_group, groups_of, kernels_of, layer_bias
 
 
 class Factorized(nn.Module, ABC):
@@ -134,8 +134,7 @@ class Factorized(nn.Module, ABC):
         rank = cls._wanted_rank(layer, rank, rel_error, share, of, output_size, digits)
         if rank is not None:
             cls._stages(shape, rank, **digits)  # a bad rank is told before the work
-        kernels = layer.weight.detach().unflatten(0, (groups_of(layer), -1))
-        how = {"metric": metric, "seed": seed, **digits, **options}
+        kernels, how = kernels_of(layer), {"metric": metric, "seed": seed, **digits, **options}
         parts = [cls.decompose(kernel, rank, rel_error=rel_error, **how) for kernel in kernels]
         found = [cls._rank_of(part) for part in parts]
         if any(one != found[0] for one in found):  # groups have one rank: the largest that one of them asks for
@@ -245,9 +244,14 @@ class Factorized(nn.Module, ABC):
         return [first, *middle, torch.tensordot(matrix, last, ([1], [0]))]
 
     @classmethod
+    def errors(cls, kernel: Tensor) -> Errors | None:
+        """Ranks, and the squared errors they leave of a group's float64 kernel; None without a closed form of these."""
+        return None
+
+    @classmethod
+    @abstractmethod
     def _square_norm(cls, factors: Sequence[Tensor]) -> float:
         """The squared norm of the (padded) kernel that one group's factors make."""
-        raise NotImplementedError
 
     @classmethod
     def _digits_of(cls, factors: Sequence[Tensor]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tnlib.layers.embedding import SVDEmbedding
 from tnlib.layers.factorized import Factorized
 from tnlib.layers.linear import SVDLinear
 from tnlib.layers.ranks import Ranks
+from tnlib.layers.stages import groups_of
 from tnlib.layers.tt_linear import TTLinear, TTMLinear
 from tnlib.layers.ttm_conv import TTMConv
 from tnlib.layers.ttm_embedding import TTMEmbedding
@@ -40,7 +41,7 @@ def factorize(
     format: str,
     rank: Any = None,
     *,
-    weights: Literal["pretrained", "fresh"] = "pretrained",
+    weights: Literal["pretrained", "fresh", "empty"] = "pretrained",
     **options: Any,
 ) -> Factorized:
     """Replace a layer by one on the factors of its weight, or by one of the same shapes to be trained from scratch.
@@ -54,7 +55,8 @@ def factorize(
             `rel_error=`: the largest error of the weight, relative to its norm, and
             `share=`: of the layer's cost, `of="params"` (default) or `of="macs"`; the largest rank that fits is taken.
         weights: `pretrained` decomposes the layer's weight; `fresh` draws random factors whose product has the mean
-            square gain^2 / fan_in (options `gain` and `seed`).
+            square gain^2 / fan_in (options `gain` and `seed`); `empty` makes factors of a rank that hold anything,
+            for a state that is loaded, or for shapes alone.
         options: for the decomposition (`seed`, `sketch`, `max_iter` ..); `metric` (a `Metric`); for formats in
             digits (`ttm`, and all but `svd` of a linear layer) also `row_dims` and `col_dims`.
 
@@ -67,10 +69,13 @@ def factorize(
         ValueError: an unknown format, or a rank that is out of range (the message names the largest useful one).
     """
     cls = format_class(layer, format)
-    if weights not in ("pretrained", "fresh"):
-        raise ValueError(f"weights must be 'pretrained' or 'fresh', got {weights!r}")
     if weights == "fresh":
         return cls.fresh(layer, rank, **options)
+    if weights == "empty":
+        like: Any = layer
+        return cls.from_factors([like.weight.new_empty(s) for s in shapes(layer, format, rank, **options)], layer)
+    if weights != "pretrained":
+        raise ValueError(f"weights must be 'pretrained', 'fresh' or 'empty', got {weights!r}")
     return cls.from_layer(layer, rank, **options)
 
 
@@ -81,6 +86,14 @@ def max_rank(layer: nn.Module, format: str, **digits: Any) -> Ranks:
     them.
     """
     return format_class(layer, format).max_rank(layer, **digits)
+
+
+def shapes(layer: nn.Module, format: str, rank: Any, **digits: Any) -> list[tuple[int, ...]]:
+    """Shapes of the factors of the layer that `factorize` makes, in the order of its `factors()`."""
+    cls = format_class(layer, format)
+    kernel, groups = cls._shape_of(layer), groups_of(layer)
+    stages = cls._stages(kernel, rank, **cls._choose(kernel, digits))
+    return [(groups * stage.shape[0], *stage.shape[1:]) for stage in stages]
 
 
 def size(layer: nn.Module, format: str, rank: Any, **digits: Any) -> int:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from torch import Tensor
+
 from tnlib import decompose
 from tnlib.decompose import _validate as validate
 
 Ranks = int | tuple[int, ...]
+Errors = tuple[list[Ranks], Tensor]
 
 
 def useful_tt_ranks(rank: object, shape: Sequence[int]) -> tuple[int, ...]:

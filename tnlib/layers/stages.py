@@ -82,6 +82,12 @@ def groups_of(layer: Any) -> int:
     return int(getattr(layer, "groups", 1))
 
 
+def kernels_of(layer: Any) -> Tensor:
+    """The kernel of each group of a layer, (groups, *shape of one), detached."""
+    kernels: Tensor = layer.weight.detach().unflatten(0, (groups_of(layer), -1))
+    return kernels
+
+
 def by_group(factors: Sequence[Tensor], groups: int) -> list[Tensor]:
     """Each factor with its groups as the first axis."""
     return [factor.unflatten(0, (groups, -1)) for factor in factors]

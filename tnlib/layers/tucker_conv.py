@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from tnlib import decompose
 from tnlib.layers.chain import FactorizedConv, build, positions
 from tnlib.layers.geometry import Geometry
-from tnlib.layers.ranks import max_tucker_ranks, useful_tucker_ranks
+from tnlib.layers.ranks import Errors, max_tucker_ranks, useful_tucker_ranks
+from tnlib.layers.spectra import tucker_errors
 from tnlib.layers.stages import Stage, own_parameter
 
 # Multiply-accumulates of a depthwise convolution count this often when the order is chosen: fitted on two CPU cores,
@@ -118,6 +119,11 @@ class TuckerConv(FactorizedConv):
         shapes = [stage.shape for stage in cls._stages(kernel.shape, tuple(core.shape))]
         inner = [part.mT.reshape(shape) for part, shape in zip([u_in, *filters], shapes, strict=False)]
         return [*inner, core, u_out.reshape(shapes[-1])]
+
+    @classmethod
+    def errors(cls, kernel: Tensor) -> Errors:
+        """Ranks, and the squared errors they leave of a group's float64 kernel, before HOOI lowers them."""
+        return tucker_errors(kernel)
 
     @classmethod
     def _square_norm(cls, factors: Sequence[Tensor]) -> float:

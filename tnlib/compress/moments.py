@@ -1,0 +1,83 @@
+"""Second moments of what a layer's weight is applied to: rows, patches of a convolution's input, a table's indices."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tnlib import layers
+from tnlib.layers.geometry import Geometry
+from tnlib.layers.stages import groups_of
+
+
+class Moment:
+    """The second moment of a layer's inputs, summed over all samples and positions.
+
+    `total` is, for each group, the sum of x x^T over all vectors x that the rows of the group's weight (outputs,
+    inputs, *window), flattened, are multiplied with: (groups, S window, S window). Of an embedding it is how often each
+    row is looked up: (num_embeddings,).
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer, self.groups = layer, groups_of(layer)
+        weight: Any = layer.weight
+        size = len(weight) if isinstance(layer, nn.Embedding) else math.prod(weight.shape[1:])
+        shape = (size,) if isinstance(layer, nn.Embedding) else (self.groups, size, size)
+        self.total, self.vectors = torch.zeros(shape, dtype=torch.float64, device=weight.device), 0
+
+    def add(self, x: Tensor) -> None:
+        """Take in one input of the layer."""
+        if isinstance(self.layer, nn.Embedding):
+            self.total += torch.bincount(x.reshape(-1), minlength=len(self.total))
+            self.vectors += x.numel()
+            return
+        vectors = self._vectors(x)
+        self.total += torch.bmm(vectors, vectors.mT)
+        self.vectors += vectors.shape[2]
+
+    def _vectors(self, x: Tensor) -> Tensor:
+        """What the weight's rows are multiplied with, as columns: (groups, S window, number)."""
+        if isinstance(self.layer, nn.Linear):
+            return x.reshape(1, -1, x.shape[-1]).transpose(1, 2)
+        layer: Any = self.layer
+        x = x if x.ndim == layer.weight.ndim else x[None]
+        window, channels = layer.weight.shape[2:], layer.in_channels
+        pixels = math.prod(window)
+        # A bank of filters that pick one pixel each: patches for any number of axes, stride, dilation and padding.
+        picks = (
+            torch.eye(pixels, dtype=x.dtype, device=x.device)
+            .reshape(pixels, 1, *window)
+            .repeat(channels, 1, *[1] * len(window))
+        )
+        patches = Geometry.of(layer).conv(x, picks, groups=channels).flatten(2)
+        by_group: Any = patches.unflatten(1, (self.groups, -1))
+        columns: Tensor = by_group.permute(1, 2, 0, 3).flatten(2)
+        return columns
+
+    def square(self, kernel: Tensor) -> Tensor:
+        """Sum of squares of what a weight of the layer's shape makes of all vectors, or rows of a table, float64."""
+        if self.total.ndim == 1:
+            return (kernel.square().sum(1) * self.total).sum()
+        flat: Tensor = kernel.unflatten(0, (self.groups, -1)).flatten(2)
+        return (flat @ self.total * flat).sum()
+
+    def metric(self, ridge: float) -> layers.Metric | None:
+        """The moment of the input channels, the mean over the window's pixels; None with several groups, of a table."""
+        if self.total.ndim == 1 or self.groups > 1:
+            return None
+        weight: Any = self.layer.weight
+        channels, pixels = weight.shape[1], math.prod(weight.shape[2:])
+        split = self.total[0].reshape(channels, pixels, channels, pixels)
+        mean = torch.einsum("akbk->ab", split) / (pixels * max(1, self.vectors))
+        damped = mean + (ridge * mean.diagonal().mean() + 1e-300) * torch.eye(
+            channels, dtype=mean.dtype, device=mean.device
+        )
+        return layers.Metric(inputs=damped)
+
+    def digest(self) -> str:
+        """SHA-256 of the numbers."""
+        return hashlib.sha256(self.total.cpu().numpy().tobytes()).hexdigest()
