@@ -56,7 +56,7 @@ def test_one_of_rank_share_and_rel_error(case):
             layers.factorize(layer, case.format, rel_error=bad)
     with pytest.raises(ValueError, match="of must be 'params' or 'macs', got 'seconds'"):
         layers.factorize(layer, case.format, share=0.5, of="seconds")
-    with pytest.raises(ValueError, match="weights must be 'pretrained' or 'fresh', got 'stale'"):
+    with pytest.raises(ValueError, match="weights must be 'pretrained', 'fresh' or 'empty', got 'stale'"):
         layers.factorize(layer, case.format, 2, weights="stale")
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from torch import nn
 
@@ -19,9 +20,6 @@ from tnlib.compress.curves import curves as find_curves
 from tnlib.compress.inputs import calls
 from tnlib.compress.norms import Norm, metric_of
 from tnlib.compress.survey import Place, opened
-
-if TYPE_CHECKING:
-    import pandas
 
 VERSION = 1
 
@@ -75,10 +73,12 @@ class Plan:
         """The compressed network's cost as a share of the original's."""
         return self.cost[kind] / self.original[kind]
 
-    def table(self) -> pandas.DataFrame:
-        """One row a layer: format, rank, costs and their shares of the dense layer's, predicted loss."""
-        import pandas
+    def table(self) -> Any:
+        """A pandas.DataFrame, one row a layer: format, rank, costs, their shares of the dense layer's, predicted loss.
 
+        ModuleNotFoundError where pandas is not installed; it comes with the extra `study`.
+        """
+        pandas = importlib.import_module("pandas")
         rows = []
         for name, chosen in self.chosen.items():
             dense = self.dense[name]

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from tnlib import measure
 from tnlib.compress.inputs import Call, calls
@@ -36,7 +35,7 @@ def reestimate_batchnorm(model: nn.Module, inputs: Iterable[Call]) -> None:
 
     Costs one forward pass. Layers without running statistics are left alone; all modes are restored.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
     with measure.evaluating(model):
         for norm in norms:
