@@ -189,6 +189,7 @@ def test_what_a_plan_says(tmp_path):
     table = plan.table()
     assert list(table.index) == list(plan.chosen)
     assert table["macs"].sum() + 10 * 7 == plan.cost["macs"]
+    assert list(table["rank"]) == ["" if c.rank is None else c.rank for c in plan.chosen.values()]
     assert table["loss"].sum() == pytest.approx(plan.loss)
     assert plan.left == {"head": "it is in `skip`"}
     assert "layers replaced" in str(plan)

@@ -82,7 +82,8 @@ class Plan:
         rows = []
         for name, chosen in self.chosen.items():
             dense = self.dense[name]
-            row: dict[str, Any] = {"layer": name, "format": chosen.format or "dense", "rank": chosen.rank}
+            row: dict[str, Any] = {"layer": name, "format": chosen.format or "dense"}
+            row["rank"] = "" if chosen.rank is None else chosen.rank  # beside None, pandas would make integers floats
             for kind in ("params", "macs"):
                 row[kind] = chosen.cost(kind)
                 row[f"{kind} share"] = chosen.cost(kind) / dense.cost(kind) if dense.cost(kind) else 1.0
