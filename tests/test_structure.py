@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "networks": {"data"},
     "models": {"data", "networks"},
     "imagenet": {"networks"},
-    "train": {"data", "models", "measure"},
+    "train": {"data", "models", "measure", "compress"},
     "plots": set(),
     "check": {"decompose", "layers"},
     "study": {"provenance", "compress", "layers", "decompose", "measure", "data", "models", "train", "plots", "check"},

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tnlib import data, models, paths
+from tnlib import compress, data, models, paths
 from tnlib.measure import evaluating, has_fast_bf16, provenance
 
 
@@ -175,26 +175,10 @@ def fit(
     return history
 
 
-@torch.no_grad()
 def reestimate_batchnorm(model: nn.Module, images: data.ImageSet, *, batch: int = 100) -> None:
-    """Recompute every BatchNorm's running mean and variance on `images`, in place.
-
-    The statistics become plain averages over the batches (a momentum of None in torch); no weight changes. Costs one
-    forward pass.
-    """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta, where = [norm.momentum for norm in norms], _device_of(model)
-    with evaluating(model):
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None
-            norm.train()
-        try:
-            for x in images.images.split(batch):
-                model(_channels_last(x, where))
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
+    """Recompute every BatchNorm's running mean and variance on `images`, in place: `compress.reestimate_batchnorm`."""
+    where = _device_of(model)
+    compress.reestimate_batchnorm(model, (_channels_last(x, where) for x in images.images.split(batch)))
 
 
 def train(

@@ -9,7 +9,7 @@ from tnlib.compress.budget import Budget
 from tnlib.compress.curves import Candidate, Curves, curves
 from tnlib.compress.norms import METRICS, LossMetric, Norm
 from tnlib.compress.plan import Plan, plan
-from tnlib.compress.repair import repair
+from tnlib.compress.repair import reestimate_batchnorm, repair
 
 __all__ = [
     "METRICS",
@@ -23,5 +23,6 @@ __all__ = [
     "allocate",
     "curves",
     "plan",
+    "reestimate_batchnorm",
     "repair",
 ]

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from tnlib import layers
+from tnlib import layers, paths
 from tnlib.compress.inputs import with_example
 from tnlib.compress.norms import LossMetric, Norm, metric_of
 from tnlib.compress.prices import Prices
 from tnlib.compress.survey import Place, Survey, opened, survey
-from tnlib.layers.ranks import Ranks
+from tnlib.layers.ranks import Ranks, rank_within
 from tnlib.layers.spectra import ladder
-from tnlib.layers.stages import kernels_of
+from tnlib.layers.stages import kernels_of, whitened
 
 # Formats whose whole curve comes from one decomposition: the default.
 CLOSED = ("svd", "spatial_svd", "tucker2")
@@ -68,6 +69,7 @@ class Curves:
     norms: Mapping[str, Norm]
     formats: tuple[str, ...]
     candidates: Mapping[str, tuple[Candidate, ...]]
+    seed: int = 0
 
     @property
     def left(self) -> Mapping[str, str]:
@@ -131,7 +133,7 @@ def curves(
         result[place.name] += _curve(place, name, norms[place.name], prices, found.key, cache, seed)
         if progress is not None:
             progress(done, len(jobs), f"{place.name} {name}")
-    return Curves(seen, found, norms, tuple(formats), {name: tuple(row) for name, row in result.items()})
+    return Curves(seen, found, norms, tuple(formats), {name: tuple(row) for name, row in result.items()}, seed)
 
 
 def _formats(layer: nn.Module) -> dict[str, Any]:
@@ -148,14 +150,12 @@ def _curve(
     """The candidates of one layer in one format, ascending in loss."""
     path = None if cache is None else cache / f"{_digest(place, format, norm, key, seed)}.json"
     if path is not None and path.is_file():
-        pairs = [(_hashable(rank), loss) for rank, loss in json.loads(path.read_text())]
+        pairs = [(as_rank(rank), loss) for rank, loss in json.loads(path.read_text())]
     else:
         pairs = _losses(place, format, norm, prices, seed)
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(pairs))
-            temporary.replace(path)
+            with paths.replacing(path) as temporary:
+                temporary.write_text(json.dumps(pairs))
     if not prices.prepare(place, format, [rank for rank, _ in pairs]):
         pairs = _worth_counting(place, format, pairs, prices)
     rows = [Candidate(place.name, format, rank, loss=loss, **prices.of(place, format, rank)) for rank, loss in pairs]
@@ -168,32 +168,25 @@ def _losses(place: Place, format: str, norm: Norm, prices: Prices, seed: int) ->
     """Ranks and predicted losses."""
     cls, layer = layers.format_class(place.layer, format), place.layer
     metric = None if cls.in_digits else norm.metric
-    whitened = [_whiten(kernel, metric, cls) for kernel in kernels_of(layer).double()]
-    found = [cls.errors(kernel) for kernel in whitened]
+    roots = {} if metric is None else metric.roots()
+    kernels = [whitened(kernel, roots, cls.modes) for kernel in kernels_of(layer).double()]
+    found = [cls.errors(kernel) for kernel in kernels]
     options = {"seed": seed, **SKETCHED.get(format, {})} | ({} if metric is None else {"metric": metric})
     if found[0] is not None:
         ranks, errors = found[0][0], torch.stack([pair[1] for pair in found if pair is not None]).sum(0)
-        whole = torch.stack([kernel.square().sum() for kernel in whitened]).sum()
+        whole = torch.stack([kernel.square().sum() for kernel in kernels]).sum()
         losses = (errors / whole if float(whole) else torch.zeros_like(errors)).tolist()
-        if norm.is_that_of_factoring:
+        if norm.moment is None:  # factored in the norm of the loss
             return list(zip(ranks, losses, strict=True))
         prices.prepare(place, format, ranks)
         ranks = _thinned(place, format, ranks, losses, prices)
     elif format in ("cp", "cp3"):
-        ranks = _by_share(place, format, prices)
+        ranks = _by_share(layer, format)
     else:
         made = (layers.factorize(layer, format, rel_error=error, **options) for error in ERRORS)
         pairs = {small.rank: norm.loss(place.weight, small.dense_weight()) for small in made}
         return sorted(pairs.items(), key=lambda pair: pair[1])
     return [(r, norm.loss(place.weight, layers.factorize(layer, format, r, **options).dense_weight())) for r in ranks]
-
-
-def _whiten(kernel: torch.Tensor, metric: layers.Metric | None, cls: type[layers.Factorized]) -> torch.Tensor:
-    """The kernel in the coordinates in which it is factored."""
-    for mode, root in ({} if metric is None else metric.roots()).items():
-        axis = cls.modes.index(mode)
-        kernel = torch.tensordot(root.to(kernel.device), kernel, ([1], [axis])).movedim(0, axis)
-    return kernel.contiguous()
 
 
 def _thinned(place: Place, format: str, ranks: list[Ranks], losses: list[float], prices: Prices) -> list[Ranks]:
@@ -219,15 +212,16 @@ def _worth_counting(
     return [(row.rank, row.loss) for row in kept if row.rank is not None]
 
 
-def _by_share(place: Place, format: str, prices: Prices) -> list[Ranks]:
+def _by_share(layer: nn.Module, format: str) -> list[Ranks]:
     """Ranks of a CPD at shares of the layer's parameters."""
-    ranks = []
+    cost, limit = partial(layers.size, layer, format), layers.max_rank(layer, format)
+    dense, ranks = sum(p.numel() for p in layer.parameters()), set()
     for share in SHARES:
         try:
-            ranks.append(layers.factorize(place.layer, format, share=share, weights="fresh").rank)
+            ranks.add(rank_within(share, cost, dense, limit, "params"))
         except ValueError:  # smaller than rank 1 is
             continue
-    return sorted(set(ranks))
+    return sorted(ranks)
 
 
 def undominated(rows: Sequence[Candidate]) -> list[Candidate]:
@@ -254,5 +248,6 @@ def _digest(place: Place, format: str, norm: Norm, key: str, seed: int) -> str:
     return digest.hexdigest()[:32]
 
 
-def _hashable(rank: Any) -> Ranks:
+def as_rank(rank: Any) -> Ranks:
+    """A rank that was read from JSON, where tuples are lists."""
     return tuple(rank) if isinstance(rank, list) else rank

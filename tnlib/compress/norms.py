@@ -33,11 +33,6 @@ class Norm:
         """The norm of channels in which weights are factored; None for the weight's own."""
         return None if self.moment is None else self.moment.metric(self.ridge)
 
-    @property
-    def is_that_of_factoring(self) -> bool:
-        """Whether the squared errors of a factorization are the loss, up to the ridge."""
-        return self.moment is None
-
     def loss(self, weight: Tensor, approximation: Tensor) -> float:
         """Relative squared error: of the weight, or of what it makes of the inputs. 0 for a zero weight."""
         whole, error = weight.detach().double(), approximation.detach().double() - weight.detach().double()

@@ -15,7 +15,7 @@ from torch import nn
 from tnlib import layers
 from tnlib.compress.allocate import allocate
 from tnlib.compress.budget import Budget
-from tnlib.compress.curves import FITTED, Candidate, Curves
+from tnlib.compress.curves import FITTED, Candidate, Curves, as_rank
 from tnlib.compress.curves import curves as find_curves
 from tnlib.compress.inputs import calls
 from tnlib.compress.norms import Norm, metric_of
@@ -55,7 +55,7 @@ class Plan:
     norms: Mapping[str, Norm] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def of(cls, curves: Curves, budget: Budget, seed: int = 0) -> Self:
+    def of(cls, curves: Curves, budget: Budget) -> Self:
         """The best plan under a budget; ValueError where no choice of candidates keeps it."""
         found, original = allocate(curves, budget), curves.survey.cost
         dense = {name: row[0] for name, row in curves.candidates.items()}
@@ -65,9 +65,10 @@ class Plan:
             "left": curves.left,
             "metric": curves.metric.key,
             "inputs": curves.survey.inputs,
+            "seed": curves.seed,
             "norms": curves.norms,
         }
-        return cls(found.chosen, dense, budget, original, cost, found.loss, found.gap, seed=seed, **told)
+        return cls(found.chosen, dense, budget, original, cost, found.loss, found.gap, **told)
 
     def share(self, kind: str) -> float:
         """The compressed network's cost as a share of the original's."""
@@ -169,7 +170,7 @@ class Plan:
                 raise ValueError("another version")
             tables: dict[str, Any] = {}
             for name in ("chosen", "dense"):
-                rows = [row | {"rank": _hashable(row["rank"])} for row in content.pop(name)]
+                rows = [row | {"rank": as_rank(row["rank"])} for row in content.pop(name)]
                 tables[name] = {row["layer"]: Candidate(**row) for row in rows}
             return cls(budget=Budget(**content.pop("budget")), **tables, **content)
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError, UnicodeDecodeError, ValueError) as error:
@@ -184,22 +185,17 @@ class Plan:
         )
 
 
-def plan(model: nn.Module, inputs: Any, budget: Budget, *, seed: int = 0, **how: Any) -> Plan:
+def plan(model: nn.Module, inputs: Any, budget: Budget, **how: Any) -> Plan:
     """The plan of least predicted loss under a budget: `curves`, then `Plan.of`.
 
     Args:
         model: any network; it is untouched.
         inputs: as for `curves`.
         budget: what the compressed network may cost.
-        seed: of the decompositions.
-        how: all else that `curves` takes: `formats`, `metric`, `example`, `skip`, `only`, `cache`, `progress`.
+        how: all else that `curves` takes: `formats`, `metric`, `example`, `skip`, `only`, `cache`, `progress`, `seed`.
 
     Raises:
         ValueError: as `curves`; a budget that is out of reach (the message tells the smallest cost).
         TypeError: as `curves`.
     """
-    return Plan.of(find_curves(model, inputs, seed=seed, **how), budget, seed)
-
-
-def _hashable(rank: Any) -> Any:
-    return tuple(rank) if isinstance(rank, list) else rank
+    return Plan.of(find_curves(model, inputs, **how), budget)

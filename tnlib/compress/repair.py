@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
 from tnlib import measure
-from tnlib.compress.inputs import Call, calls
+from tnlib.compress.inputs import calls
 
 
 def repair(small: nn.Module, model: nn.Module, inputs: Any) -> nn.Module:
@@ -25,15 +24,16 @@ def repair(small: nn.Module, model: nn.Module, inputs: Any) -> nn.Module:
         ValueError: inputs that are empty. TypeError: inputs of another kind.
     """
     repaired = copy.deepcopy(small)
-    reestimate_batchnorm(repaired, calls(repaired, inputs))
+    reestimate_batchnorm(repaired, inputs)
     return repaired
 
 
 @torch.no_grad()
-def reestimate_batchnorm(model: nn.Module, inputs: Iterable[Call]) -> None:
-    """Recompute every BatchNorm's running mean and variance, in place: plain averages over the calls.
+def reestimate_batchnorm(model: nn.Module, inputs: Any) -> None:
+    """Recompute every BatchNorm's running mean and variance, in place: plain averages over the batches of `inputs`.
 
-    Costs one forward pass. Layers without running statistics are left alone; all modes are restored.
+    Costs one forward pass. Layers without running statistics are left alone; all modes are restored. Raises as
+    `repair`.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
@@ -43,7 +43,7 @@ def reestimate_batchnorm(model: nn.Module, inputs: Iterable[Call]) -> None:
             norm.momentum = None  # torch then averages over all batches
             norm.train()
         try:
-            for call in inputs:
+            for call in calls(model, inputs):
                 call.run(model)
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):

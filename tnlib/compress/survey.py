@@ -76,12 +76,13 @@ class Survey:
 def opened(model: nn.Module) -> nn.Module:
     """The model, or a copy of it whose attention layers call a linear layer for each of their projections.
 
-    `nn.MultiheadAttention` only reads the weights of its projections: replaced ones would save nothing.
+    `nn.MultiheadAttention` only reads the weights of its projections: replaced ones would save nothing. One that shares
+    a parameter with another module stays: the split would part them.
     """
     if not any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
         return model
     copied = copy.deepcopy(model)
-    layers.split_attention(copied)
+    layers.split_attention(copied, skip=list(_tied(copied)))
     return copied
 
 
@@ -116,13 +117,16 @@ def survey(model: nn.Module, call: Call, skip: Collection[str] = (), only: Colle
 
 
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules with a matrix or a kernel of their own; what is factorized already is not looked into."""
+    """Replaceable layers and other modules with a matrix of their own; not what is inside a layer."""
     done: list[str] = []
     for name, module in model.named_modules():
         if any(not above or name.startswith(above + ".") for above in done):
             continue
         if isinstance(module, (layers.Factorized, Frozen)):
             done.append(name)
+        elif isinstance(module, KINDS):  # of a parametrized one, the parameters lie below
+            done.append(name)
+            yield name, module
         elif any(parameter.ndim > 1 for parameter in module.parameters(recurse=False)):
             yield name, module
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tnlib.layers import eligible, ranks
 from tnlib.layers.ranks import Errors, Ranks
-from tnlib.layers.stages import Metric, Mode, Stage, balanced, by_group, groups_of, kernels_of, layer_bias
+from tnlib.layers.stages import Metric, Mode, Stage, balanced, by_group, groups_of, kernels_of, layer_bias, whitened
 
 
 class Factorized(nn.Module, ABC):
@@ -219,10 +219,7 @@ class Factorized(nn.Module, ABC):
         roots = {} if metric is None else metric.roots()
         if roots and cls.in_digits:
             raise ValueError(f"{cls.__name__} splits its channels into digits: it has no metric of channels")
-        for mode, root in roots.items():
-            axis = cls.modes.index(mode)
-            kernel = torch.tensordot(root.to(kernel.device), kernel, ([1], [axis])).movedim(0, axis)
-        factors = cls._factor(kernel.contiguous(), rank, rel_error, seed, **options)
+        factors = cls._factor(whitened(kernel, roots, cls.modes), rank, rel_error, seed, **options)
         for mode, root in roots.items():
             factors = cls.multiply_mode(factors, mode, torch.linalg.inv(root).to(kernel.device))
         return balanced(factors)

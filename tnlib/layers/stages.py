@@ -56,6 +56,14 @@ class Metric:
         return result
 
 
+def whitened(kernel: Tensor, roots: dict[Mode, Tensor], modes: tuple[Mode, Mode]) -> Tensor:
+    """A kernel in the coordinates in which a metric of these roots is the identity; `modes` are its first two axes."""
+    for mode, root in roots.items():
+        axis = modes.index(mode)
+        kernel = torch.tensordot(root.to(kernel.device), kernel, ([1], [axis])).movedim(0, axis)
+    return kernel.contiguous()
+
+
 def layer_bias(layer: Any) -> Tensor | None:
     """The bias of a layer; an embedding has none."""
     bias: Tensor | None = getattr(layer, "bias", None)
