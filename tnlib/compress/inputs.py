@@ -74,14 +74,14 @@ def calls(model: nn.Module, inputs: Any, batch: int = 100) -> Iterator[Call]:
         model: to be called.
         inputs: a tensor of samples, which is split into batches; a mapping, which is one batch; or an iterable of
             batches, a loader say.
-        batch: samples of a batch of a tensor.
+        batch: samples of a batch of a tensor, at most; batches differ by one at most, so that none weighs too much.
 
     Raises:
         TypeError: inputs or a batch of another kind.
         ValueError: no batch at all.
     """
     if isinstance(inputs, Tensor):
-        batches: Iterable[Any] = inputs.split(batch) if inputs.ndim and len(inputs) else ()
+        batches: Iterable[Any] = inputs.tensor_split(-(-len(inputs) // batch)) if inputs.ndim and len(inputs) else ()
     elif isinstance(inputs, Mapping):
         batches = (inputs,)
     elif isinstance(inputs, Iterable) and not isinstance(inputs, str):

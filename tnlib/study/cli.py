@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from tnlib.study import commands, upkeep
+from tnlib.study import commands, compress_command, upkeep
 from tnlib.study.parameters import hint
 
 
@@ -31,7 +31,7 @@ def tnlib(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (*commands.COMMANDS, *upkeep.COMMANDS):
+for _command in (*commands.COMMANDS, *compress_command.COMMANDS, *upkeep.COMMANDS):
     tnlib.add_command(_command)
 
 
@@ -39,14 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, run the command, and turn expected errors into one line."""
     try:
         return int(tnlib.main(argv, prog_name="tnlib", standalone_mode=False) or 0)
+    except (KeyboardInterrupt, click.Abort):  # first: an Abort is a RuntimeError
+        return _say("interrupted", 130)
     except click.ClickException as error:
         return _say(error.format_message(), 2)
     except (ValueError, TypeError) as error:
         return _say(str(error), 2)
     except (RuntimeError, OSError) as error:
         return _say(str(error), 1)
-    except (KeyboardInterrupt, click.Abort):
-        return _say("interrupted", 130)
 
 
 def _say(message: str, status: int) -> int:

@@ -115,19 +115,20 @@ def digits() -> str:
     if frame.empty:
         return "No run is on record yet."
     frame = frame.assign(digits=frame["parameters.digits"].map(lambda digits: " ".join(map(str, digits))))
-    names = [f"parameters.{name}" for name in ("format", "rank", "last", "last_rank", "padding", "epochs")]
+    names = [f"parameters.{name}" for name in ("format", "optimizer", "rank", "last", "last_rank", "padding", "epochs")]
     rows = []
-    for (params, digits, form, rank, last, last_rank, padding, epochs), group in frame.groupby(
+    for (params, digits, form, optimizer, rank, last, last_rank, padding, epochs), group in frame.groupby(
         ["metrics.params", "digits", *names]
     ):
-        first = {"dense": "dense", "svd": f"matrix, rank {rank}", "ttm": f"digits {digits}, rank {rank}"}[str(form)]
+        matrix, train = f"matrix, rank {rank}, by {optimizer}", f"digits {digits}, rank {rank}"
+        first = {"dense": "dense", "svd": matrix, "ttm": train}[str(form)]
         second = {"dense": "dense", "ttm": f"same digits, rank {last_rank}"}[str(last)]
         errors, seen = group["metrics.error"], "shifted" if padding else "as they are"
         spread = f"{errors.mean():.2%} ({errors.min():.2%} to {errors.max():.2%})"
         rows.append([first, second, f"{params:,}", spread, str(len(group)), str(epochs), seen])
     head = ["first layer", "second layer", "parameters in all", "test error", "seeds", "epochs", "training images"]
     images = frame["metrics.test_images"].iloc[0]
-    return f"{table(head, rows[::-1])}\n\nRecords: sweep `digits_study`, {images} test images."
+    return f"{table(head, rows[::-1])}\n\nRecords: sweeps `digits_study` and `lowrank_study`, {images} test images."
 
 
 def sweeps() -> str:
