@@ -55,6 +55,37 @@ def test_a_checkpoint_of_another_recipe_is_refused(images, tmp_path):
         train.fit(small_net(), images, train.Recipe(epochs=1), device="cpu", checkpoint=tmp_path / "c.pt")
 
 
+def test_distilling_teaches_the_answers_of_the_teacher_and_needs_one(images):
+    teacher, student = small_net().eval(), small_net()
+    nn.init.normal_(student[-1].weight)
+    wrong = data.ImageSet(images.info, images.images, torch.zeros_like(images.labels))
+    recipe = train.Recipe(epochs=30, batch=20, lr=0.05, padding=0, flip=False, distill=1.0)
+
+    def apart():
+        with torch.no_grad():
+            answers = [net.eval()(images.images).softmax(1) for net in (teacher, student)]
+        return float((answers[0] - answers[1]).abs().sum(1).mean())
+
+    before, state = apart(), copy.deepcopy(teacher.state_dict())
+    train.fit(student, wrong, recipe, device="cpu", teacher=teacher)
+    assert apart() < 0.3 * before  # the labels, all the same and wrong, count for nothing
+    assert all(torch.equal(a, b) for a, b in zip(state.values(), teacher.state_dict().values(), strict=True))
+    with pytest.raises(ValueError, match="needs a teacher"):
+        train.fit(student, wrong, recipe, device="cpu")
+
+
+def test_the_distilled_loss_is_the_divergence_and_a_constant():
+    logits, answers = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x, y = torch.arange(7), torch.tensor([0, 1, 2, 3, 4, 0, 1])
+    student, teacher = nn.Embedding.from_pretrained(logits), nn.Embedding.from_pretrained(answers)
+    plain = nn.functional.cross_entropy(logits, y)
+    p, q = (answers / 2).softmax(1), (logits / 2).softmax(1)
+    expected = 4 * (p * (p / q).log()).sum(1).mean() - 4 * (p * p.log()).sum(1).mean()
+    for share in (0.0, 0.3, 1.0):
+        assert torch.isclose(train._loss(student, x, y, teacher, share), (1 - share) * plain + share * expected)
+    assert train._loss(student, x, y, None, 0.0) == plain
+
+
 def test_float32_is_never_left_when_asked_for(images, monkeypatch):
     seen = set()
 

@@ -32,7 +32,7 @@ class Recipe:
     `lr` is the peak, reached after `warmup` (a fraction of all steps); `resolution` maps the fraction of training done
     to the height and width of the crops; `padding` is the zero padding before a random crop, `flip` mirrors half of
     the images; a gradient longer than `clip` is shortened to it. `optimizer` is `sgd`, with `momentum`, or `adam`
-    (AdamW, which has none).
+    (AdamW, which has none). `distill` is the share of the loss that is the distance to a teacher's answers.
     """
 
     epochs: int
@@ -47,6 +47,7 @@ class Recipe:
     clip: float | None = None
     optimizer: Literal["sgd", "adam"] = "sgd"
     seed: int = 0
+    distill: float = 0.0
 
     def start(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer at its first step; weight decay spares biases and BatchNorm."""
@@ -125,6 +126,7 @@ def fit(
     precision: Literal["auto", "float32"] = "auto",
     checkpoint: Path | None = None,
     on_epoch: Callable[[int, float, float], None] | None = None,
+    teacher: nn.Module | None = None,
 ) -> History:
     """Train a model in place and return the mean loss and the seconds of each epoch, resumed ones included.
 
@@ -137,14 +139,19 @@ def fit(
             terms that cancel needs it: its rounding errors grow with the terms.
         checkpoint: file written after each epoch; training resumes from it when it exists and its recipe is the same.
         on_epoch: called with (epochs done, mean loss, seconds) after each epoch.
+        teacher: a network of the same answers, in eval mode, that is imitated if the recipe distils (`_loss`).
 
     Raises:
-        ValueError: a checkpoint of another recipe, an unknown precision.
+        ValueError: a checkpoint of another recipe, an unknown precision, a recipe that distils without a teacher.
     """
+    if recipe.distill and teacher is None:
+        raise ValueError("a recipe that distils needs a teacher")
     if precision not in ("auto", "float32"):
         raise ValueError(f"unknown precision {precision!r}; expected auto or float32")
     where = pick_device(device)
     model.to(where).train()
+    if teacher is not None:
+        teacher.to(where)
     if where.type == "cpu":
         model.to(memory_format=torch.channels_last)
     optimizer = recipe.start(model.parameters())
@@ -158,7 +165,7 @@ def fit(
                 group["lr"] = recipe.rate((epoch * steps + step + 1) / (recipe.epochs * steps + 1))
             x, y = x.to(where), y.to(where)
             with torch.autocast(where.type, torch.bfloat16) if bf16 else nullcontext():
-                loss = F.cross_entropy(model(x), y)
+                loss = _loss(model, x, y, teacher, recipe.distill)
             optimizer.zero_grad()
             loss.backward()
             if recipe.clip is not None:
@@ -173,6 +180,17 @@ def fit(
             on_epoch(epoch + 1, losses[-1], seconds[-1])
     model.eval()
     return history
+
+
+def _loss(model: nn.Module, x: Tensor, y: Tensor, teacher: nn.Module | None, share: float) -> Tensor:
+    """Cross-entropy with the labels and, by `share`, with a teacher's answers at temperature 2 (Hinton et al. 2015)."""
+    logits = model(x)
+    loss = F.cross_entropy(logits, y)
+    if teacher is None or not share:
+        return loss
+    with torch.no_grad():
+        answers = (teacher(x) / 2).softmax(1)
+    return (1 - share) * loss + share * 4 * F.cross_entropy(logits / 2, answers)
 
 
 def reestimate_batchnorm(model: nn.Module, images: data.ImageSet, *, batch: int = 100) -> None:
