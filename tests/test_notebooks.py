@@ -6,6 +6,7 @@ import re
 import statistics
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from test_benchmarks import RERUNS as BENCHMARKS
@@ -131,6 +132,8 @@ RERUNS = [
     ("09_reproduce_novikov", {"seed": 2, "rank": 2, "epochs": 2}),
     ("10_run_a_study", {"seed": 1, "simulations": 1000}),
     ("10_run_a_study", {"seed": 2, "level": 0.9}),
+    ("12_choose_ranks", {"seed": 1, "budget": 0.4, "energy": 0.7, "layer": "layer3.2.conv1"}),
+    ("12_choose_ranks", {"seed": 2, "budget": 0.7, "energy": 0.9, "layer": "layer3.0.conv2"}),
     ("20_compute_with_trains", {"seed": 1, "sites": 12, "coupling": -0.4}),
     ("20_compute_with_trains", {"seed": 2, "layer": "layer2.1.conv2", "fraction": 0.2}),
     ("experiments/compress_one_layer", {"format": "cp", "rank": 5, "seed": 9}),
@@ -167,6 +170,11 @@ RERUNS = [
         {"hidden": 4096, "rank": 3, "normalize": True, "epochs": 2, "batch": 100, "resumable": True},
     ),
     ("experiments/train_wide_network", {"format": "dense", "hidden": 64, "epochs": 1, "lr": 0.001, "held_out": 400}),
+    ("experiments/compress_network", {"choice": "uniform", "budget": 0.7, "metric": "input", "inputs": 32, "seed": 1}),
+    (
+        "experiments/compress_network",
+        {"choice": "random", "inputs": 40, "epochs": 1, "held_out": 500, "distill": 0.3, "resumable": True},
+    ),
     ("experiments/recover_cp_factors", {"draws": 3, "order": 4, "size": 8, "starts": 2, "polish": "nls"}),
     ("experiments/recover_cp_factors", {"draws": 2, "order": 7, "size": 3, "snr_db": 300.0, "starts": 0}),
 ]
@@ -196,6 +204,7 @@ def test_rerun_with_other_parameters(name, parameters, tmp_path, monkeypatch):
     asserts |= {"experiments/replace_character_layers": characters, "experiments/tune_bounded_terms": bounded}
     asserts |= {"experiments/train_digit_layers": digits, "experiments/replace_alexnet_conv2": alexnet}
     asserts |= {"experiments/train_picture_layers": pictures, "experiments/train_wide_network": wide}
+    asserts |= {"experiments/compress_network": whole}
     asserts |= {"experiments/replace_vgg_fc6": vgg}
     if name in asserts:
         (record,) = records
@@ -344,6 +353,21 @@ def wide(metrics, parameters):
     assert metrics["epochs_done"] == len(metrics["losses"]) == parameters["epochs"]
     assert metrics["losses"][-1] < 2.5
     assert metrics["error"] < min(0.75, metrics["raw_error"])
+
+
+def whole(metrics, parameters):
+    assert metrics["test_images"] == parameters.get("held_out", 2000)
+    assert parameters.get("budget", 0.5) - 0.05 < metrics["macs"] <= parameters.get("budget", 0.5)
+    assert 10 < metrics["replaced"] <= 20
+    assert 0 < metrics["weight_relative"] < metrics["replaced"]
+    assert 0 < metrics["output_relative"] < metrics["replaced"]
+    assert min(metrics["weight_absolute"], metrics["output_absolute"]) > 0
+    stages = [metrics[f"{stage}_accuracy"] for stage in ("raw", "repaired", "tuned", "original")]
+    assert stages[0] - 0.03 < stages[1] <= stages[2] <= stages[3]
+    assert (stages[1] < stages[2]) == bool(parameters.get("epochs"))
+    right = np.unpackbits(np.frombuffer(bytes.fromhex(metrics["tuned_right"]), np.uint8))
+    assert abs(right.sum() / metrics["test_images"] - stages[2]) < 1e-12
+    assert not list((paths.RUNS / "train").glob("compress-network-*"))
 
 
 def bounded(metrics, parameters):

@@ -5,6 +5,7 @@
 
 import tnlib.decompose  # noqa: F401 - makes torch the backend of TensorLy, also for answers outside a notebook
 from tnlib.check import (
+    choose_ranks,
     compute_with_trains,
     costs,
     coupled_trains,
@@ -34,6 +35,7 @@ LESSONS = (
     lebedev,
     novikov,
     run_a_study,
+    choose_ranks,
     compute_with_trains,
 )
 EXERCISES: dict[str, Exercise] = {exercise.name: exercise for lesson in LESSONS for exercise in lesson.EXERCISES}
