@@ -176,6 +176,26 @@ def test_the_root_itself_may_be_replaced():
     assert small.rank == 6
 
 
+@pytest.mark.parametrize("conv", [nn.Conv2d(4, 20, 1), nn.Conv2d(20, 4, 1), nn.Conv2d(1, 20, 3)], ids=str)
+@pytest.mark.parametrize("format", ["tucker2", "tucker"])
+def test_kernels_of_which_one_mode_is_larger_than_the_others_together(conv, format):
+    x = images(2)[:, :1].expand(-1, conv.in_channels, -1, -1)
+    curves = compress.curves(nn.Sequential(conv), x, (format,))
+    row = curves.candidates["0"]
+    assert len(row) > 1
+    for chosen in row[1:]:
+        small = layers.factorize(conv, format, chosen.rank, method="hosvd")
+        assert small.rank == chosen.rank
+        assert chosen.loss == pytest.approx(error(conv, small), abs=1e-5)
+
+
+def test_embeddings_in_cores_cost_what_is_predicted():
+    model, tokens = nn.Sequential(nn.Embedding(400, 48)), torch.arange(12).reshape(2, 6)
+    plan = compress.plan(model, [tokens], Budget(params=0.3), formats=("ttm",))
+    cost = measure.cost(plan.apply(model), tokens)
+    assert plan.cost == {"params": cost.params, "macs": cost.macs, "bytes": cost.bytes}
+
+
 def test_a_zero_weight_and_one_that_nothing_is_won_with():
     model = nn.Sequential(nn.Linear(12, 12), nn.Linear(12, 1), nn.Linear(1, 12))
     nn.init.zeros_(model[0].weight)

@@ -87,8 +87,10 @@ def test_fixed_shapes_are_kept_by_tracing():
         traced = torch.jit.trace(fixed, image)
     assert ["aten::bmm" in names for names in kinds] == [False, True]
     close(traced(image), layer(image))
-    exported = torch.export.export(fixed, (image,)).module()
-    close(exported(image), layer(image))
+    for strict in (False, True):
+        exported = torch.export.export(fixed, (image,), strict=strict)
+        assert torch.ops.aten.bmm.default in [node.target for node in exported.graph.nodes]
+        close(exported.module()(image), layer(image))
 
 
 @pytest.mark.parametrize("batch", [1, 2])

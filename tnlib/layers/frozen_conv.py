@@ -122,11 +122,10 @@ class FrozenChain(Frozen):
     def _suits(self, x: Tensor) -> bool:
         """Whether an input may take the faster path: plain float32 images on the CPU, nobody tracing or casting."""
         return (
-            type(x) in _PLAIN
+            (self.fixed if is_tracing() else type(x) in _PLAIN)  # torch.export's tensors are of a type of their own
             and x.ndim == 4
             and x.dtype is torch.float32
             and x.is_cpu
-            and (self.fixed or not is_tracing())
             and not torch.is_autocast_enabled("cpu")
             and x.shape[1] == self.in_channels
             and x.numel() > 0

@@ -9,7 +9,7 @@ import tensorly as tl
 import torch
 from torch import Tensor
 
-from tnlib.layers.ranks import Errors, Ranks, useful_tucker_ranks
+from tnlib.layers.ranks import Errors, Ranks, max_tucker_ranks, useful_tucker_ranks
 
 MANY = 400  # ranks of a matrix's curve, at most
 PAIRS = 1000  # combinations of a Tucker decomposition's ranks, at most
@@ -44,7 +44,7 @@ def tucker_errors(kernel: Tensor, modes: int | None = None) -> Errors:
     for mode in range(number):
         kept = kept.cumsum(mode)
     total = kernel.square().sum()
-    steps = _steps(kernel.shape[:number])
+    steps = _steps(max_tucker_ranks(kernel.shape, number))
     ranks: list[Ranks] = [r for r in itertools.product(*steps) if useful_tucker_ranks(r, kernel.shape, number) == r]
     places = torch.tensor(ranks) - 1
     return ranks, (total - kept[tuple(places.unbind(1))]).clamp_min(0)

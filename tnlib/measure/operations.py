@@ -53,6 +53,8 @@ QUIET = frozenset(
     unsafe_split_with_sizes where _chunk_cat _embedding_bag _embedding_bag_forward_only _index_put_impl
     _unsafe_index _unsafe_index_put _unsafe_masked_index _pack_padded_sequence _stack _unsafe_view
     """
+    # Pointwise, and not tagged so.
+    "floor_divide"
     # Making, copying and converting tensors; random numbers; questions and assertions.
     """
     arange bernoulli binomial clone complex copy empty empty_like empty_permuted empty_strided exponential eye fill
