@@ -20,6 +20,8 @@ RERUNS = [
     ("bench_cp", {"starts": 1, "seed": 5}),
     ("bench_characters", {"rank": 8, "first_rank": 4, "seed": 1}),
     ("bench_characters", {"rank": 3, "first_rank": 2}),
+    ("bench_compress", {"formats": ["svd"], "seed": 1}),
+    ("bench_compress", {"formats": ["spatial_svd"], "budget": 0.6}),
     ("bench_sweeps", {"cells": 1, "kills": 0}),
     ("bench_sweeps", {"cells": 0, "kills": 1, "seed": 3}),
 ]
@@ -37,7 +39,21 @@ def test_rerun_benchmark(name, parameters, tmp_path, monkeypatch):
     assert record["seed"] == parameters.get("seed", 0)
     asserts = {"bench_layers": layers, "bench_convolutions": convolutions, "bench_products": products, "bench_cp": cp}
     asserts |= {"bench_characters": characters, "bench_coupled": coupled, "bench_sweeps": sweeps}
+    asserts |= {"bench_compress": whole}
     asserts[name](record["metrics"], parameters)
+
+
+def whole(metrics, parameters):
+    (row,) = metrics["rows"]
+    budget = parameters.get("budget", 0.5)
+    assert (row["network"], row["params"]) == ("resnet20", 269_722)
+    assert budget - 0.05 < row["macs"] <= budget
+    assert row["gap"] < 1e-6
+    assert row["params_after"] < row["params"]
+    assert row["slowest_format"] == parameters["formats"][0]
+    assert 0 < row["slowest_layer_share"] <= row["slowest_format_share"] <= 1 + 1e-9
+    assert metrics["peak_bytes"] >= row["peak_bytes"] > 1e8
+    positive(row, "curves_s", "plan_s", "second_plan_s", "apply_s")
 
 
 def characters(metrics, parameters):
