@@ -105,6 +105,25 @@ def test_nested_models_and_layers_used_twice():
         assert_same(frozen.unused(x), net.unused(x))
 
 
+def test_arguments_and_layers_inputs_by_name():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = layers.factorize(nn.Conv2d(6, 8, 3, padding=1), "tucker2", (3, 4))
+            self.linear = layers.factorize(nn.Linear(8, 12), "ttm", 3)
+
+        def forward(self, image, scale=1.0):
+            return self.linear(input=self.conv(input=image).mean((2, 3))) * scale
+
+    torch.manual_seed(0)
+    model, image = Named().eval(), torch.randn(2, 6, 9, 9)
+    twice = {"image": image, "scale": torch.tensor(2.0)}
+    for example in (image, (image, torch.tensor(2.0)), twice):
+        frozen = layers.freeze(model, example)
+        torch.testing.assert_close(frozen(**twice), model(**twice))
+        assert frozen.conv(image).shape == (2, 8, 9, 9)
+
+
 def test_what_happens_to_the_model_afterwards_does_not_matter():
     net = trained()
     frozen, x = freeze(net, images()), images()

@@ -52,18 +52,18 @@ class FactorizedEmbedding(Factorized):
             )
         return super().from_layer(layer, rank, **options)
 
-    def forward(self, indices: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Map indices of any shape to (*shape, embedding_dim); IndexError for one out of range."""
-        if indices.dtype not in (torch.int64, torch.int32):
-            raise TypeError(f"indices must be int64 or int32, got {indices.dtype}")
-        flat = indices.reshape(-1)
+        if input.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"indices must be int64 or int32, got {input.dtype}")
+        flat = input.reshape(-1)
         # Looked up in a row of so many zeros without memory, an index out of range fails as in `nn.Embedding`.
         flat = flat + flat.new_zeros(1).expand(self.num_embeddings).index_select(0, flat)
-        with without_autocast(indices.device.type):  # as `nn.Embedding` does not take part in it
+        with without_autocast(input.device.type):  # as `nn.Embedding` does not take part in it
             rows = self._rows(flat)
         if self.padding_idx is not None:
             rows = rows.masked_fill((flat == self.padding_idx)[:, None], 0.0)
-        return rows.reshape(*indices.shape, self.embedding_dim)
+        return rows.reshape(*input.shape, self.embedding_dim)
 
     def _rows(self, indices: Tensor) -> Tensor:
         """Rows of the table for indices (N,), shape (N, embedding_dim)."""

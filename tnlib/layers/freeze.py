@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -22,16 +22,17 @@ from tnlib.layers.ttm_conv import TTMConv
 from tnlib.layers.tucker_conv import TuckerConv
 
 
-def freeze(model: nn.Module, example: Tensor | Sequence[Any], *, fixed: bool = False) -> nn.Module:
+def freeze(model: nn.Module, example: Tensor | Sequence[Any] | Mapping[str, Any], *, fixed: bool = False) -> nn.Module:
     """A new model for inference: factors merged, planned and laid out, no gradients, in eval mode.
 
     The given model is untouched, and later changes of its weights do not reach the frozen one. A layer in several
     places stays one layer. Results are those of the model in eval mode up to rounding; other shapes than the example's
-    are right, too, only planned for that one.
+    are right, too, only planned for that one. The plan is for speed: where merged factors, or the whole dense weight,
+    are faster, they are what is kept, and a frozen model may hold more numbers than the given one. Store that one.
 
     Args:
         model: any module; a factorized layer itself, too.
-        example: an input, or the sequence of the model's arguments; it is run once.
+        example: an input, the sequence of the model's arguments, or a mapping of them by name; it is run once.
         fixed: inputs have the example's shape, always; then what is planned for it survives tracing, compiling and
             export, too. Of convolutions alone: all else is planned for a number of rows, and right for any.
 
@@ -40,7 +41,7 @@ def freeze(model: nn.Module, example: Tensor | Sequence[Any], *, fixed: bool = F
         layer that was factorized. With `fixed`, a convolution that gets another shape raises ValueError.
     """
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
-    shapes = _input_shapes(frozen, (example,) if isinstance(example, Tensor) else tuple(example))
+    shapes = _input_shapes(frozen, example)
     with without_autocast(next((p.device.type for p in frozen.parameters()), "cpu")):
         frozen = _with_frozen_layers(frozen, shapes)
     for module in frozen.modules():
@@ -73,18 +74,22 @@ class _OnlyEval:
         return self
 
 
-def _input_shapes(model: nn.Module, example: tuple[Any, ...]) -> dict[nn.Module, tuple[int, ...]]:
-    """The shape of the first input that each factorized layer sees."""
+def _input_shapes(
+    model: nn.Module, example: Tensor | Sequence[Any] | Mapping[str, Any]
+) -> dict[nn.Module, tuple[int, ...]]:
+    """The shape of the first input that each factorized layer sees, given by place or by name."""
     shapes: dict[nn.Module, tuple[int, ...]] = {}
+    named = example if isinstance(example, Mapping) else {}
+    placed = () if named else (example,) if isinstance(example, Tensor) else tuple(example)
 
-    def note(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        shapes.setdefault(module, tuple(arguments[0].shape))
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        shapes.setdefault(module, tuple((args or tuple(kwargs.values()))[0].shape))
 
     layers = [module for module in model.modules() if isinstance(module, Factorized)]
-    hooks = [module.register_forward_pre_hook(note) for module in layers]
+    hooks = [module.register_forward_pre_hook(note, with_kwargs=True) for module in layers]
     try:
         with torch.no_grad():
-            model(*example)
+            model(*placed, **named)
     finally:
         for hook in hooks:
             hook.remove()

@@ -74,12 +74,12 @@ class FrozenLayer(Frozen):
         """The weight that the factors multiply out to."""
         return self.layer.dense_weight()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """As the layer."""
         if is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
             raise RuntimeError(f"no gradient passes through a frozen {self.name}: {REFUSED}")
-        self._check(x)
-        result: Tensor = self.layer(x)
+        self._check(input)
+        result: Tensor = self.layer(input)
         return result
 
 
@@ -109,12 +109,12 @@ class FrozenTensorized(Frozen):
         identity = torch.eye(self.in_features, dtype=merged[0].dtype, device=merged[0].device)
         return apply(self.plan, merged, identity, None, self.surplus).t()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Map (..., in) to (..., out); ValueError for another last size."""
-        self._check(x)
-        if x.shape[-1] != self.in_features:
-            raise ValueError(f"expected {self.in_features} features in the last mode, got shape {tuple(x.shape)}")
-        if x.ndim == 2:
-            return apply(self.plan, self._merged(), x, self.bias, self.surplus)
-        y = apply(self.plan, self._merged(), x.reshape(-1, self.in_features), self.bias, self.surplus)
-        return y.reshape(*x.shape[:-1], self.out_features)
+        self._check(input)
+        if input.shape[-1] != self.in_features:
+            raise ValueError(f"expected {self.in_features} features in the last mode, got shape {tuple(input.shape)}")
+        if input.ndim == 2:
+            return apply(self.plan, self._merged(), input, self.bias, self.surplus)
+        y = apply(self.plan, self._merged(), input.reshape(-1, self.in_features), self.bias, self.surplus)
+        return y.reshape(*input.shape[:-1], self.out_features)

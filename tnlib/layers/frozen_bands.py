@@ -48,14 +48,16 @@ class FrozenBands(FrozenChain):
             self._hold("down", down)
             self._hold("along", along.mT.contiguous())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """As the layer."""
-        planned = self.fixed if is_tracing() else tuple(x.shape) == self.planned  # sizes may be symbols
-        if not (planned and self._suits(x)):
-            return super().forward(x)
-        self._check(x)
-        by_rows = is_channels_last(x)  # there the pixels are rows: products take them transposed, nothing is copied
-        pixels = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).t() if by_rows else x.reshape(x.shape[1], -1)
+        planned = self.fixed if is_tracing() else tuple(input.shape) == self.planned  # sizes may be symbols
+        if not (planned and self._suits(input)):
+            return super().forward(input)
+        self._check(input)
+        by_rows = is_channels_last(input)  # there the pixels are rows: products take them transposed, nothing is copied
+        pixels = (
+            input.permute(0, 2, 3, 1).reshape(-1, input.shape[1]).t() if by_rows else input.reshape(input.shape[1], -1)
+        )
         mixed = torch.mm(self.kernel_0.flatten(1), pixels)
         if self.size == (1, 1):
             filtered = (mixed * self.window).sum(1, keepdim=True)

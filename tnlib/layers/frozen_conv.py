@@ -107,17 +107,17 @@ class FrozenChain(Frozen):
         if self.fixed and not is_tracing() and tuple(x.shape) not in (self.planned, one):
             raise ValueError(f"frozen for inputs of shape {self.planned} alone, got {tuple(x.shape)}")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """As the layer."""
-        self._check(x)
-        if self.fast and self._suits(x):
-            return self._by_rows(x)
-        if x.ndim == 1 + self.kernel_0.ndim - 2:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
+        self._check(input)
+        if self.fast and self._suits(input):
+            return self._by_rows(input)
+        if input.ndim == 1 + self.kernel_0.ndim - 2:
+            return self.forward(input.unsqueeze(0)).squeeze(0)
         for number, step in enumerate(self.steps):
             kernel, bias = getattr(self, f"kernel_{number}"), getattr(self, f"bias_{number}")
-            x = step["geometry"].conv(x, kernel, bias, step["groups"])
-        return x
+            input = step["geometry"].conv(input, kernel, bias, step["groups"])
+        return input
 
     def _suits(self, x: Tensor) -> bool:
         """Whether an input may take the faster path: plain float32 images on the CPU, nobody tracing or casting."""

@@ -109,17 +109,17 @@ class TensorizedLinear(Factorized):
         found = cls._rank_of([torch.empty(stage.shape, device="meta") for stage in stages])
         return cls._plan_for(chosen, found, 1, use="frozen", model=MACS_ONLY, max_bytes=_NO_CEILING).macs
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Map (..., in) to (..., out) by the plan for this number of rows; ValueError for another last size."""
-        if x.shape[-1] != self.in_features:
-            raise ValueError(f"expected {self.in_features} features in the last mode, got shape {tuple(x.shape)}")
-        rows = x.reshape(-1, self.in_features)
+        if input.shape[-1] != self.in_features:
+            raise ValueError(f"expected {self.in_features} features in the last mode, got shape {tuple(input.shape)}")
+        rows = input.reshape(-1, self.in_features)
         if is_tracing():
             plan = self._nominal
         else:
-            plan = self.plan(max(1, rows.shape[0]), use="training" if self._learns(x) else "forward")
+            plan = self.plan(max(1, rows.shape[0]), use="training" if self._learns(input) else "forward")
         y = apply(plan, plan.merge(self.factors()), rows, self.bias, self.surplus)
-        return y.reshape(*x.shape[:-1], self.out_features)
+        return y.reshape(*input.shape[:-1], self.out_features)
 
     def _learns(self, x: Tensor) -> bool:
         return is_grad_enabled() and (x.requires_grad or any(factor.requires_grad for factor in self.factors()))

@@ -128,21 +128,21 @@ class TTMConv(OnTTMatrix):
         weight = weight[:, : self.out_channels // self.groups, : self.in_channels // self.groups, :, 0]
         return weight.reshape(self.out_channels, -1, *filters.shape[2:])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Map (B, in, *size) to (B, out, *size'), or the same without B."""
         axes = self.filters.ndim - 2
-        if x.ndim == 1 + axes:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
-        order = self.order or self._nominal if is_tracing() else self.choose(x.shape)
-        innermost = is_channels_last(x) or any(map(is_channels_last, self.factors()[1:]))  # as torch's go by both
+        if input.ndim == 1 + axes:
+            return self.forward(input.unsqueeze(0)).squeeze(0)
+        order = self.order or self._nominal if is_tracing() else self.choose(input.shape)
+        innermost = is_channels_last(input) or any(map(is_channels_last, self.factors()[1:]))  # as torch's go by both
         if order == "kernel":
-            y = self.geometry.conv(x, self.dense_weight(), self.bias, self.groups)
+            y = self.geometry.conv(input, self.dense_weight(), self.bias, self.groups)
             return y.contiguous(memory_format=torch.channels_last) if innermost and axes == 2 else y
         filters, cores = self._split()
         apply = self._filters_first if order == "filters" else self._cores_first
         surplus = math.prod(self.col_dims) - self.in_channels // self.groups
         padding = [0] * (2 * axes) + [0, surplus]
-        parts = x.chunk(self.groups, 1)
+        parts = input.chunk(self.groups, 1)
         results = [
             apply(F.pad(part, padding) if surplus else part, filters[g], [core[g] for core in cores])
             for g, part in enumerate(parts)

@@ -50,17 +50,17 @@ class TuckerCore(nn.Module):
             kernel = torch.einsum("gtsi...,gik->gts...k", kernel, part)
         return kernel.flatten(0, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Map (B, groups R_S, *size) to (B, groups R_T, *size'), or the same without B."""
-        if x.ndim == 1 + len(self.filters):
-            return self.forward(x.unsqueeze(0)).squeeze(0)
+        if input.ndim == 1 + len(self.filters):
+            return self.forward(input.unsqueeze(0)).squeeze(0)
         if not self.filters_first:
-            return self.geometry.conv(x, self.weight, groups=self.groups)
+            return self.geometry.conv(input, self.weight, groups=self.groups)
         first, *rest = self._parts()
         for part in rest:
             first = torch.einsum("gp...,gik->gpi...k", first, part).flatten(1, 2)
         each = first.unsqueeze(1).expand(-1, self.core.shape[1], *first.shape[1:]).flatten(0, 2).unsqueeze(1)
-        y = self.geometry.conv(x, each, groups=self.in_channels)
+        y = self.geometry.conv(input, each, groups=self.in_channels)
         mixing = self.core.flatten(1).reshape(self.out_channels, -1, *[1] * len(self.filters))
         return Geometry.plain(len(self.filters)).conv(y, mixing, groups=self.groups)
 
