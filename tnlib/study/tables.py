@@ -131,6 +131,28 @@ def digits() -> str:
     return f"{table(head, rows[::-1])}\n\nRecords: sweeps `digits_study` and `lowrank_study`, {images} test images."
 
 
+def compressed() -> str:
+    """Whole networks at a share of their multiplications: accuracy as they were, raw, repaired and trained on."""
+    frame = _full_size("compress-network")
+    if not frame.empty:
+        told = frame[["parameters.held_out", "parameters.choice"]]
+        frame = frame[(told["parameters.held_out"] == 0) & (told["parameters.choice"] != "random")]
+    if frame.empty:
+        return "No run is on record yet."
+    names = [f"parameters.{name}" for name in ("network", "choice", "metric", "epochs", "distill")]
+    rows = []
+    for (network, choice, metric, epochs, distill), group in frame.groupby(names):
+        ranks = f"{choice}, by `{metric}`" if choice == "allocated" else str(choice)
+        cells = [f"`{network}`", f"{group['metrics.macs'].mean():.1%}", ranks]
+        cells += [f"{group[f'metrics.{stage}_accuracy'].mean():.2%}" for stage in ("original", "raw", "repaired")]
+        tuned = group["metrics.tuned_accuracy"]
+        cells.append(f"{tuned.mean():.2%} ({tuned.min():.2%} to {tuned.max():.2%})")
+        rows.append([*cells, f"{epochs}" + f", distilled by {distill:g}" * bool(distill), str(len(group))])
+    head = ["network", "MACs left", "ranks", "original", "raw", "BatchNorm anew", "trained on", "epochs", "seeds"]
+    images = frame["metrics.test_images"].iloc[0]
+    return f"{table(head, rows)}\n\nAccuracy on {images} test images. Records: sweep `halve_study`."
+
+
 def sweeps() -> str:
     """The committed sweep files: what each is for (its first comment), its cells, and what they took."""
     from tnlib.study.sweep import load
@@ -174,6 +196,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "digits": digits,
     "sweeps": sweeps,
     "benchmarks": benchmarks,
+    "compressed": compressed,
 }
 
 
