@@ -828,8 +828,8 @@ print("repairing BatchNorm helps, or costs next to nothing")
 #
 # ## 6. Does predicted loss tell measured loss?
 #
-# An allocation is as good as its $\ell$. Schuurmans et al. (ICLR 2023) asked which error measure orders networks as their accuracy does, and report that errors of layers' *features* predict it no better than
-# errors of weights. Their yardstick is Kendall's $\tau$: of all pairs of networks, those in the same order by both measures, minus those in opposite order, over the number of pairs. With ties, divide by the pairs that are not tied ($\tau_b$). As signs:
+# An allocation is as good as its $\ell$. Schuurmans et al. (ICLR 2023) asked which error measure orders networks as their accuracy does, and report that errors of layers' *features* do not correlate with it significantly better than
+# errors of weights, before fine-tuning or after. Their yardstick is Kendall's $\tau$: of all pairs of networks, those in the same order by both measures, minus those in opposite order, over the number of pairs. With ties, divide by the pairs that are not tied ($\tau_b$). As signs:
 #
 # $$\tau_b = \frac{\langle \mathbf S_x, \mathbf S_y \rangle}{\|\mathbf S_x\|_F \|\mathbf S_y\|_F}, \qquad (\mathbf S_x)_{ij} = \operatorname{sign}(x_i - x_j) ,$$
 #
@@ -1204,7 +1204,7 @@ check.least_loss(least_loss)
 # - Y.-D. Kim et al., [*Compression of deep convolutional neural networks for fast and low power mobile applications*](https://arxiv.org/abs/1511.06530), ICLR 2016: ranks by VBMF.
 # - X. Zhang, J. Zou, K. He, J. Sun, [*Accelerating very deep convolutional networks for classification and detection*](https://arxiv.org/abs/1505.06798), 2015: outputs instead of weights.
 # - H. Everett, *Generalized Lagrange multiplier method for solving problems of optimum allocation of resources*, Operations Research 11, 1963; A. M. Geoffrion, *Lagrangean relaxation for integer programming*, 1974.
-# - M. Schuurmans et al., ICLR 2023: Kendall's tau between layers' errors and accuracy.
+# - J. T. Schuurmans, K. Batselier, J. F. P. Kooij, [*How informative is the approximation error from tensor decomposition for neural network compression?*](https://openreview.net/forum?id=sKHqgFOaFXI), ICLR 2023.
 # - A.-H. Phan et al., [*Stable low-rank tensor decomposition for compression of convolutional neural network*](https://arxiv.org/abs/2008.05441), ECCV 2020.
 
 # %% [markdown]
