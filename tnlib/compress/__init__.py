@@ -1,15 +1,19 @@
 """A whole network: curves of predicted loss against cost, allocation under a budget, plan, repair. No labels anywhere.
 
 `plan = compress.plan(model, inputs, budget=Budget(macs=0.5))`, `small = plan.apply(model)`,
-`small = compress.repair(small, model, inputs)`, then `layers.freeze(small, example)`.
+`small = compress.repair(small, model, inputs)`, then `layers.freeze(small, example)`. With
+`Budget(latency=0.7)` the network and its layers' candidates are timed on this machine.
 """
 
 from tnlib.compress.allocate import Allocation, allocate
 from tnlib.compress.budget import Budget
+from tnlib.compress.clock import measure_times
 from tnlib.compress.curves import Candidate, Curves, curves
 from tnlib.compress.norms import METRICS, LossMetric, Norm
-from tnlib.compress.plan import Plan, plan
+from tnlib.compress.plan import Plan
 from tnlib.compress.repair import reestimate_batchnorm, repair
+from tnlib.compress.times import Times
+from tnlib.compress.within import plan, plan_within
 
 __all__ = [
     "METRICS",
@@ -20,9 +24,12 @@ __all__ = [
     "LossMetric",
     "Norm",
     "Plan",
+    "Times",
     "allocate",
     "curves",
+    "measure_times",
     "plan",
+    "plan_within",
     "reestimate_batchnorm",
     "repair",
 ]

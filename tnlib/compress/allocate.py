@@ -46,12 +46,18 @@ def allocate(curves: Curves, budget: Budget) -> Allocation:
     """The candidates of least total loss under a budget.
 
     Raises:
-        ValueError: a budget that no choice keeps; the message tells the smallest cost that one can reach.
+        ValueError: a budget that no choice keeps; the message tells the smallest cost that one can reach. A budget of
+            latency for curves without times.
     """
-    original = curves.survey.cost
+    original = curves.cost
+    if budget.latency is not None and curves.times is None:
+        raise ValueError(
+            "a budget of latency needs measured times: use compress.plan or compress.plan_within, which measure them, "
+            "or curves.with_times(compress.measure_times(curves, model))"
+        )
     limits, kinds = budget.limits(original), tuple(budget.shares())
     rows = list(curves.candidates.values())
-    fixed = {kind: original[kind] - sum(row[0].cost(kind) for row in rows) for kind in kinds}
+    fixed = {kind: curves.fixed(kind) for kind in kinds}
     costs = [np.array([[c.cost(kind) for kind in kinds] for c in row], dtype=np.int64) for row in rows]
     losses = [np.array([c.loss for c in row]) for row in rows]
     room = np.array([limits[kind] - fixed[kind] for kind in kinds], dtype=np.int64)
@@ -60,7 +66,7 @@ def allocate(curves: Curves, budget: Budget) -> Allocation:
         if least > limits[kind]:
             raise ValueError(
                 f"the budget {kind}={getattr(budget, kind):g} is out of reach: with these layers and formats the "
-                f"smallest is {kind}={_above(least / original[kind])} ({least:,} of {original[kind]:,})"
+                f"smallest is {kind}={above(least / original[kind])} ({_said(kind, least, original[kind])})"
             )
     found = choose(losses, costs, room)
     if found is None:
@@ -70,9 +76,15 @@ def allocate(curves: Curves, budget: Budget) -> Allocation:
     return Allocation(chosen, loss, bound)
 
 
-def _above(share: float) -> str:
+def above(share: float) -> str:
     """A share rounded up to four digits: a budget that can be kept."""
     return f"{np.ceil(share * 1e4) / 1e4:g}"
+
+
+def _said(kind: str, least: int, original: int) -> str:
+    if kind == "latency":
+        return f"{least / 1e6:.3g} of {original / 1e6:.3g} ms"
+    return f"{least:,} of {original:,}"
 
 
 def choose(

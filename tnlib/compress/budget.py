@@ -10,18 +10,20 @@ from dataclasses import dataclass, fields
 class Budget:
     """Upper bounds on a network's cost, each as a share of the original's: one of them, or several at once.
 
-    `params`: parameters; `macs`: multiply-accumulates of one call; `bytes`: of parameters and buffers. ValueError for
-    none at all, or one that is not in (0, 1].
+    `params`: parameters; `macs`: multiply-accumulates of one call; `bytes`: of parameters and buffers; `latency`: time
+    of one call, frozen, on this machine, which is measured. ValueError for none at all, or one that is not in (0, 1].
     """
 
     params: float | None = None
     macs: float | None = None
     bytes: float | None = None
+    latency: float | None = None
 
     def __post_init__(self) -> None:
         given = self.shares()
         if not given:
-            raise ValueError("a budget needs at least one of params, macs and bytes, for example Budget(macs=0.5)")
+            names = ", ".join(field.name for field in fields(self))
+            raise ValueError(f"a budget needs at least one of {names}, for example Budget(macs=0.5)")
         for name, share in given.items():
             if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
                 raise ValueError(f"{name} must be a share of the original's cost in (0, 1], got {share!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tnlib.compress.inputs import with_example
 from tnlib.compress.norms import LossMetric, Norm, metric_of
 from tnlib.compress.prices import Prices
 from tnlib.compress.survey import Place, Survey, opened, survey
+from tnlib.compress.times import Times, as_rank, keys_of, this_machine
 from tnlib.layers.ranks import Ranks, rank_within
 from tnlib.layers.spectra import ladder
 from tnlib.layers.stages import kernels_of, whitened
@@ -40,7 +41,10 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A layer in a format and a rank: what it costs and the loss it is predicted to bring. Dense: no format, loss 0."""
+    """A layer in a format and a rank: what it costs and the loss it is predicted to bring. Dense: no format, loss 0.
+
+    `latency`: nanoseconds of all its calls in one call of the network; None where no times are at hand.
+    """
 
     layer: str
     format: str | None
@@ -49,9 +53,10 @@ class Candidate:
     macs: int
     bytes: int
     loss: float
+    latency: int | None = None
 
     def cost(self, kind: str) -> int:
-        """One of `params`, `macs`, `bytes`."""
+        """One of `params`, `macs`, `bytes`, and `latency` where it is known."""
         value: int = getattr(self, kind)
         return value
 
@@ -61,7 +66,8 @@ class Curves:
     """Candidates of all layers, and the network they belong to.
 
     `candidates[layer]` begins with the dense layer; the others are cheaper than it in something, and none of them is
-    beaten by another of its format in every cost and in loss. `left` says why other layers stay as they are.
+    beaten by another of its format in every cost and in loss (latency apart). `left` says why other layers stay as they
+    are. `times` is the table that latencies come from, None without.
     """
 
     survey: Survey
@@ -70,6 +76,29 @@ class Curves:
     formats: tuple[str, ...]
     candidates: Mapping[str, tuple[Candidate, ...]]
     seed: int = 0
+    times: Times | None = None
+
+    @property
+    def cost(self) -> dict[str, int]:
+        """What the original network costs; with times, the nanoseconds of one call as `latency`, too."""
+        return self.survey.cost | ({} if self.times is None else {"latency": self.times.original})
+
+    def fixed(self, kind: str) -> int:
+        """What all but the replaceable layers cost."""
+        if kind == "latency" and self.times is not None:
+            return self.times.rest
+        return self.survey.cost[kind] - sum(row[0].cost(kind) for row in self.candidates.values())
+
+    def with_times(self, times: Times) -> Curves:
+        """The same curves with latencies. ValueError for times of another machine, network or shape of inputs."""
+        places = self.survey.places
+        device = next(iter(places.values())).weight.device
+        times.require(this_machine(device), keys_of(places))
+        rows = {
+            name: tuple(replace(c, latency=times.of(name, c.format, c.rank, c.macs)) for c in row)
+            for name, row in self.candidates.items()
+        }
+        return replace(self, candidates=rows, times=times)
 
     @property
     def left(self) -> Mapping[str, str]:
@@ -246,8 +275,3 @@ def _digest(place: Place, format: str, norm: Norm, key: str, seed: int) -> str:
     digest.update(place.weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     digest.update(norm.moment.digest().encode() if norm.moment is not None else b"")
     return digest.hexdigest()[:32]
-
-
-def as_rank(rank: Any) -> Ranks:
-    """A rank that was read from JSON, where tuples are lists."""
-    return tuple(rank) if isinstance(rank, list) else rank

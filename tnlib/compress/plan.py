@@ -15,11 +15,11 @@ from torch import nn
 from tnlib import layers
 from tnlib.compress.allocate import allocate
 from tnlib.compress.budget import Budget
-from tnlib.compress.curves import FITTED, Candidate, Curves, as_rank
-from tnlib.compress.curves import curves as find_curves
+from tnlib.compress.curves import FITTED, Candidate, Curves
 from tnlib.compress.inputs import calls
 from tnlib.compress.norms import Norm, metric_of
 from tnlib.compress.survey import Place, opened
+from tnlib.compress.times import as_rank
 
 VERSION = 1
 
@@ -31,14 +31,17 @@ class Plan:
     Attributes:
         chosen: one candidate a layer; a dense one stays as it is.
         budget: what was asked for.
-        original: parameters, multiply-accumulates of one call and bytes of the network.
-        cost: likewise of the compressed one: exactly what `measure.cost` counts of it.
+        original: parameters, multiply-accumulates of one call and bytes of the network; where times were measured,
+            `latency`: nanoseconds of one call, frozen.
+        cost: likewise of the compressed one: exactly what `measure.cost` counts of it, and the latency predicted.
         loss: predicted, the sum over the layers.
         gap: how much less loss another choice of these candidates might have, at most; 0: none is better.
         left: layers that could not be replaced, and why.
         metric: in which norm losses are predicted and layers are factored.
         inputs: shapes of the inputs of the call that is counted.
         seed: of the decompositions.
+        measured: latency of the compressed network, frozen, in nanoseconds beside `original`'s; None if it was not.
+        machine: where times were measured; None without times.
     """
 
     chosen: Mapping[str, Candidate]
@@ -52,21 +55,23 @@ class Plan:
     metric: str
     inputs: str
     seed: int = 0
+    measured: int | None = None
+    machine: Mapping[str, Any] | None = None
     norms: Mapping[str, Norm] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(cls, curves: Curves, budget: Budget) -> Self:
         """The best plan under a budget; ValueError where no choice of candidates keeps it."""
-        found, original = allocate(curves, budget), curves.survey.cost
+        found, original = allocate(curves, budget), curves.cost
         dense = {name: row[0] for name, row in curves.candidates.items()}
-        saved = {kind: sum(dense[n].cost(kind) - c.cost(kind) for n, c in found.chosen.items()) for kind in original}
-        cost = {kind: original[kind] - saved[kind] for kind in original}
+        cost = {kind: curves.fixed(kind) + sum(c.cost(kind) for c in found.chosen.values()) for kind in original}
         told: dict[str, Any] = {
             "left": curves.left,
             "metric": curves.metric.key,
             "inputs": curves.survey.inputs,
             "seed": curves.seed,
             "norms": curves.norms,
+            "machine": None if curves.times is None else curves.times.machine,
         }
         return cls(found.chosen, dense, budget, original, cost, found.loss, found.gap, **told)
 
@@ -76,6 +81,8 @@ class Plan:
 
     def table(self) -> Any:
         """A pandas.DataFrame, one row a layer: format, rank, costs, their shares of the dense layer's, predicted loss.
+
+        Where times were measured, `ms` is the layer's part of the latency.
 
         ModuleNotFoundError where pandas is not installed; it comes with the extra `study`.
         """
@@ -88,18 +95,20 @@ class Plan:
             for kind in ("params", "macs"):
                 row[kind] = chosen.cost(kind)
                 row[f"{kind} share"] = chosen.cost(kind) / dense.cost(kind) if dense.cost(kind) else 1.0
+            if chosen.latency is not None and dense.latency is not None:
+                row |= {"ms": chosen.latency / 1e6, "ms share": chosen.latency / dense.latency}
             rows.append(row | {"loss": chosen.loss})
         return pandas.DataFrame(rows).set_index("layer")
 
     def apply(
-        self, model: nn.Module, inputs: Any = None, *, weights: Literal["pretrained", "empty"] = "pretrained"
+        self, model: nn.Module, inputs: Any = None, *, weights: Literal["pretrained", "fresh", "empty"] = "pretrained"
     ) -> nn.Module:
         """A new model with these layers, each factored by itself; the given one is untouched.
 
         Args:
             model: the network that was planned for, or one of the same layers.
             inputs: for a plan that was loaded and whose metric needs inputs.
-            weights: `empty` makes the layers only, for a state that is loaded.
+            weights: `fresh` draws random ones, and `empty` makes the layers only, for a state that is loaded.
 
         Raises:
             ValueError: a model without these layers or with layers of other shapes; inputs that are missing.
@@ -128,6 +137,8 @@ class Plan:
         assert chosen.format is not None
         if weights == "empty":
             return layers.factorize(layer, chosen.format, chosen.rank, weights="empty")
+        if weights == "fresh":
+            return layers.factorize(layer, chosen.format, chosen.rank, weights="fresh", seed=self.seed)
         options: dict[str, Any] = {"seed": self.seed, **FITTED.get(chosen.format, {})}
         if not layers.format_class(layer, chosen.format).in_digits and norm.metric is not None:
             options["metric"] = norm.metric
@@ -155,6 +166,8 @@ class Plan:
             "metric": self.metric,
             "inputs": self.inputs,
             "seed": self.seed,
+            "measured": self.measured,
+            "machine": None if self.machine is None else dict(self.machine),
             "chosen": [asdict(candidate) for candidate in self.chosen.values()],
             "dense": [asdict(candidate) for candidate in self.dense.values()],
             "left": dict(self.left),
@@ -177,25 +190,11 @@ class Plan:
             raise ValueError(f"{Path(path).name} is no plan that this version can read: {error}") from None
 
     def __str__(self) -> str:
-        kept = ", ".join(f"{self.share(kind):.1%} of {kind}" for kind in ("params", "macs"))
+        kept = ", ".join(f"{self.share(kind):.1%} of {kind}" for kind in self.cost if kind != "bytes")
+        if self.measured is not None:
+            kept += f" (measured: {self.measured / self.original['latency']:.1%})"
         number = sum(chosen.format is not None for chosen in self.chosen.values())
         return (
             f"{number} of {len(self.chosen)} layers replaced: {kept}; predicted loss {self.loss:.4g} ({self.metric}), "
             f"at most {self.gap:.2g} above the best choice"
         )
-
-
-def plan(model: nn.Module, inputs: Any, budget: Budget, **how: Any) -> Plan:
-    """The plan of least predicted loss under a budget: `curves`, then `Plan.of`.
-
-    Args:
-        model: any network; it is untouched.
-        inputs: as for `curves`.
-        budget: what the compressed network may cost.
-        how: all else that `curves` takes: `formats`, `metric`, `example`, `skip`, `only`, `cache`, `progress`, `seed`.
-
-    Raises:
-        ValueError: as `curves`; a budget that is out of reach (the message tells the smallest cost).
-        TypeError: as `curves`.
-    """
-    return Plan.of(find_curves(model, inputs, **how), budget)

@@ -6,7 +6,7 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,18 +19,21 @@ from tnlib.layers.frozen import Frozen
 
 KINDS = tuple(layers.FORMATS)
 Shape = tuple[int, ...]
+Observed = tuple[tuple[Shape, Shape], tuple[Shape, torch.dtype]]
 
 
 @dataclass(frozen=True)
 class Place:
     """A layer of a network, and the shapes of (input, output) of each of its calls in one call of the network.
 
-    `name` is its qualified name, the first one if it stands in several places.
+    `name` is its qualified name, the first one if it stands in several places; `layouts` are strides and type of the
+    input of each call.
     """
 
     name: str
     layer: nn.Module
     calls: tuple[tuple[Shape, Shape], ...]
+    layouts: tuple[tuple[Shape, torch.dtype], ...] = ()
 
     @property
     def cost(self) -> dict[str, int]:
@@ -65,12 +68,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Survey:
-    """A network's replaceable layers by name, why the others are left, what it costs and for which inputs."""
+    """A network's replaceable layers by name, why the others are left, what it costs and for which inputs.
+
+    `call` is the call whose cost counts.
+    """
 
     places: dict[str, Place]
     left: dict[str, str]
     cost: dict[str, int]
     inputs: str
+    call: Call = field(compare=False, repr=False)
 
 
 def opened(model: nn.Module) -> nn.Module:
@@ -111,9 +118,10 @@ def survey(model: nn.Module, call: Call, skip: Collection[str] = (), only: Colle
         if reason:
             left[name] = reason
         else:
-            places[name] = Place(name, module, tuple(seen[module]))
+            shapes, layouts = zip(*seen[module], strict=True)
+            places[name] = Place(name, module, shapes, layouts)
     cost = measure.cost(model, call.example)
-    return Survey(places, left, {"params": cost.params, "macs": cost.macs, "bytes": cost.bytes}, call.describe())
+    return Survey(places, left, {"params": cost.params, "macs": cost.macs, "bytes": cost.bytes}, call.describe(), call)
 
 
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -172,13 +180,14 @@ def _tied(model: nn.Module) -> dict[nn.Module, str]:
     return result
 
 
-def _observe(model: nn.Module, call: Call) -> dict[nn.Module, list[tuple[Shape, Shape]]]:
-    """The shapes of input and output of each call of each replaceable layer."""
-    seen: dict[nn.Module, list[tuple[Shape, Shape]]] = defaultdict(list)
+def _observe(model: nn.Module, call: Call) -> dict[nn.Module, list[Observed]]:
+    """The shapes of input and output, and the input's strides and type, of each call of each replaceable layer."""
+    seen: dict[nn.Module, list[Observed]] = defaultdict(list)
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         before = args[0] if args else next(iter(kwargs.values()))
-        seen[module].append((tuple(before.shape), tuple(output.shape)))
+        shapes = tuple(before.shape), tuple(output.shape)
+        seen[module].append((shapes, (tuple(before.stride()), before.dtype)))
 
     kinds = [module for module in model.modules() if isinstance(module, KINDS)]
     handles = [module.register_forward_hook(note, with_kwargs=True) for module in kinds]

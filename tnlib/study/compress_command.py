@@ -21,7 +21,9 @@ PATH = click.Path(path_type=Path)
 
 @click.command(epilog="example: tnlib compress resnet20-cifar10 --budget macs=0.5 --out runs/small")
 @click.argument("network")
-@click.option("--budget", "budgets", multiple=True, required=True, metavar="COST=SHARE", help="params, macs or bytes")
+@click.option(
+    "--budget", "budgets", multiple=True, required=True, metavar="COST=SHARE", help="params, macs, bytes or latency"
+)
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="folder to write to")
 @click.option("--weights", type=PATH, metavar="FILE", help="safetensors that are loaded into the network")
 @click.option("--inputs", type=PATH, metavar="FILE|FOLDER", help=".npz or .npy, or a folder of such batches; no labels")
@@ -30,7 +32,12 @@ PATH = click.Path(path_type=Path)
 @click.option("--metric", default="weight", metavar="weight|input", help="whose errors predict the loss (weight)")
 @click.option("--skip", multiple=True, metavar="NAME", help="a module that stays as it is")
 @click.option("--seed", type=click.IntRange(0), default=0, help="of decompositions and of the images drawn (0)")
-@click.option("--cache", type=PATH, metavar="DIR", help="keep what each layer loses; another budget is then quick")
+@click.option(
+    "--cache",
+    type=PATH,
+    metavar="DIR",
+    help="keep what layers lose and how long they take; another budget is then quick",
+)
 @click.option("--force", is_flag=True, help="replace an earlier result in DIR; other files there stay")
 def compress(
     network: str,
@@ -75,7 +82,7 @@ def compress(
 
 
 class Progress:
-    """Prints how many curves are done: the first, the last, and one every two seconds."""
+    """Prints how many curves or times are done: the first, the last, and one every two seconds."""
 
     def __init__(self) -> None:
         self._last = 0.0

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tnlib import compress, data, layers, measure
+from tnlib import compress, data, measure
 from tnlib.compress import Budget, Plan
+from tnlib.compress.clock import frozen_run
 from tnlib.compress.curves import CLOSED
 from tnlib.compress.inputs import Call, with_example
 from tnlib.study import compression_report, given, result_folder
@@ -63,9 +64,9 @@ def compress_network(
         metric: `weight`, or `input`, which needs inputs.
         skip: qualified names of modules that stay as they are.
         seed: of the decompositions and the choice of images.
-        cache: folder where curves are kept.
+        cache: folder where curves and times are kept.
         force: replace an earlier result; other files in the folder stay.
-        progress: called with (curves done, of how many, what the last one was).
+        progress: called with (curves or times done, of how many, what the last one was).
 
     Raises:
         ValueError: what is given does not exist or does not fit, a budget that is out of reach, a folder that holds
@@ -98,7 +99,7 @@ def compress_network(
                 progress=progress,
                 seed=seed,
             )
-        plan = Plan.of(curves, budget)
+        plan = compress.plan_within(curves, model, budget, cache=cache, progress=progress)
         small, norms = plan.apply(model), 0
         if batches is not None and (norms := _running_norms(small)):
             small = _repaired(small, model, batches)
@@ -199,26 +200,9 @@ def _running_norms(model: nn.Module) -> int:
     return sum(isinstance(module, kinds) and module.track_running_stats for module in model.modules())
 
 
-class _Positional(nn.Module):
-    """A network with its keyword arguments in a row: what `layers.freeze` and `measure.compare` call."""
-
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
-        super().__init__()
-        self.model, self.names = model, tuple(names)
-
-    def forward(self, *values: Any) -> Any:
-        return self.model(**dict(zip(self.names, values, strict=True)))
-
-
 def _latency(model: nn.Module, small: nn.Module, call: Call) -> measure.Comparison | str:
     """Both networks frozen for the call that counts, timed in turn; or why that cannot be done."""
-    values = tuple(call.kwargs.values()) if call.kwargs else call.args
-    pair = {"original": model, "compressed": small}
     try:
-        frozen = {
-            name: layers.freeze(_Positional(one, tuple(call.kwargs)) if call.kwargs else one, values)
-            for name, one in pair.items()
-        }
-        return measure.compare(frozen, *values)
+        return measure.compare({"original": frozen_run(model, call), "compressed": frozen_run(small, call)})
     except Exception as error:  # a network that cannot be frozen is compressed all the same
         return f"not timed, because freezing fails: {type(error).__name__}: {error}"

@@ -63,6 +63,7 @@ def content(
         "cost": {name: asdict(one) for name, one in zip(names, cost, strict=True)},
         "share": cost[1].relative_to(cost[0]),
         "latency_ms": timed,
+        "latency_planned": _planned(plan),
         "predicted_loss": plan.loss,
         "gap": plan.gap,
         "batchnorm_estimated": batchnorm,
@@ -71,6 +72,15 @@ def content(
         "notes": list(notes),
         **provenance(),
     }
+
+
+def _planned(plan: Plan) -> dict[str, Any] | None:
+    """Milliseconds that the plan was made by: predicted, and measured with random weights; None without a budget."""
+    if plan.budget.latency is None:
+        return None
+    known = {"original": plan.original["latency"], "predicted": plan.cost["latency"], "measured": plan.measured}
+    shares = {"share": plan.share("latency"), "machine": plan.machine}
+    return {name: None if time is None else time / 1e6 for name, time in known.items()} | shares
 
 
 def summary(report: Mapping[str, Any]) -> str:
@@ -152,6 +162,9 @@ def _costs(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         (name, f"{before[kind]:,}", f"{after[kind]:,}", f"{report['share'].get(kind, 1):.1%}")
         for kind, name in NAMES.items()
     ]
+    if planned := report["latency_planned"]:
+        before, after = (f"{planned[name]:.3g}" for name in ("original", "predicted"))
+        rows.append(("latency predicted, ms", before, after, f"{planned['share']:.1%}"))
     if timed := report["latency_ms"]:
         fast = "{median:.2f}x ({low:.2f} to {high:.2f})".format(**timed["speedup"])
         rows.append(("latency, ms", _spread(timed["original"]), _spread(timed["compressed"]), fast))
