@@ -963,7 +963,7 @@ print(len(drawn_runs), "networks on record")
 tuned_runs = on_record(profile="full", held_out=0)
 if len(tuned_runs):
     tuned_runs = tuned_runs[(tuned_runs.choice != "random") & (tuned_runs.epochs > 1)]
-    groups = tuned_runs.groupby(["choice", "metric", "epochs", "macs"])
+    groups = tuned_runs.groupby(["choice", "metric", "epochs", "lr", "distill"])
     display((100 * groups[["original_accuracy", *stages]].mean()).round(2).assign(seeds=groups.size()))
 print(len(tuned_runs), "runs on record")
 

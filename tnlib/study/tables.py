@@ -139,15 +139,15 @@ def compressed() -> str:
         frame = frame[(told["parameters.held_out"] == 0) & (told["parameters.choice"] != "random")]
     if frame.empty:
         return "No run is on record yet."
-    names = [f"parameters.{name}" for name in ("network", "choice", "metric", "epochs", "distill")]
+    names = [f"parameters.{name}" for name in ("network", "choice", "metric", "epochs", "distill", "lr")]
     rows = []
-    for (network, choice, metric, epochs, distill), group in frame.groupby(names):
+    for (network, choice, metric, epochs, distill, lr), group in frame.groupby(names):
         ranks = f"{choice}, by `{metric}`" if choice == "allocated" else str(choice)
         cells = [f"`{network}`", f"{group['metrics.macs'].mean():.1%}", ranks]
         cells += [f"{group[f'metrics.{stage}_accuracy'].mean():.2%}" for stage in ("original", "raw", "repaired")]
         tuned = group["metrics.tuned_accuracy"]
         cells.append(f"{tuned.mean():.2%} ({tuned.min():.2%} to {tuned.max():.2%})")
-        rows.append([*cells, f"{epochs}" + f", distilled by {distill:g}" * bool(distill), str(len(group))])
+        rows.append([*cells, f"{epochs}, rate {lr:g}" + f", distilled by {distill:g}" * bool(distill), str(len(group))])
     head = ["network", "MACs left", "ranks", "original", "raw", "BatchNorm anew", "trained on", "epochs", "seeds"]
     images = frame["metrics.test_images"].iloc[0]
     return f"{table(head, rows)}\n\nAccuracy on {images} test images. Records: sweep `halve_study`."
