@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import math
+import sys
 from dataclasses import replace
 
 import pytest
@@ -13,9 +14,11 @@ from torch import nn
 
 from tnlib import compress, layers, measure
 from tnlib.compress import Budget, Plan, Times
-from tnlib.compress.clock import TIMED, by_clock
+from tnlib.compress.clock import Run
 from tnlib.compress.curves import Candidate
+from tnlib.compress.inputs import Call
 from tnlib.compress.times import Point, keys_of
+from tnlib.compress.timing import COMPARED, TIMED, _input
 from tnlib.compress.within import MEASURED, SCATTER, TOLERANCE
 from tnlib.layers.frozen import Frozen
 from tnlib.study import cli, compressing
@@ -28,39 +31,46 @@ FORMATS = ("svd", "tucker2")
 class Clock:
     """A clock by which a layer takes 100 ns and 10 for each of its numbers, and a network 20,000 more than its layers.
 
-    In a network replaced layers take `slower` times as long, and `more` ns each.
+    In a compressed network replaced layers take `slower` times as long, and `more` ns each.
     """
 
     def __init__(self, slower=1.0, more=0):
-        self.slower, self.more, self.asked = slower, more, []
+        self.slower, self.more, self.asked, self.measured, self.compared = slower, more, [], 0, 0
 
-    def __call__(self, runs, seconds):
-        self.asked.append({name: run.calls for name, run in runs.items()})
-        return {name: self.time(run) for name, run in runs.items()}
+    def networks(self, runs):
+        self.measured += "compressed" in runs
+        self.compared += "split" in runs
+        return {name: REST + sum(map(self.in_network, self.called(run))) for name, run in runs.items()}
 
-    def time(self, run):
-        if isinstance(run.module, LAYERS):
-            return len(run.calls) * self.alone(run.module)
-        inside, total, handles = [], REST, []
+    def inside(self, run, places, options):
+        self.asked.append({key: list(row) for key, row in options.items()})
+        called, found = self.called(run), {}
+        for name, key in places.items():
+            number = called.count(run.module.get_submodule(name))
+            row = {"dense": run.module.get_submodule(name), **options.get(key, {})}
+            found[key] = {label: number * self.alone(module) for label, module in row.items()}
+        known = {run.module.get_submodule(name) for name in places}
+        return REST + sum(self.alone(module) for module in called if module not in known), found
+
+    def called(self, run):
+        """Layers in the order of their calls, a frozen one without what it consists of."""
+        inside, called, handles = [], [], []
         for name, module in run.module.named_modules():
-            if isinstance(module, LAYERS) and not any(name.startswith(above + ".") for above in inside):
+            if isinstance(module, LAYERS) and not any(not above or name.startswith(above + ".") for above in inside):
                 inside.append(name)
-                handles.append(module.register_forward_hook(lambda m, *_: seen.append(m)))
-        seen = []
+                handles.append(module.register_forward_hook(lambda m, *_: called.append(m)))
         with torch.no_grad(), measure.without_fast_path():
             run()
         for handle in handles:
             handle.remove()
-        for module in seen:
-            replaced = isinstance(module, Frozen)
-            total += self.alone(module) * (self.slower if replaced else 1) + self.more * replaced
-        return total
+        return called
+
+    def in_network(self, module):
+        replaced = isinstance(module, Frozen)
+        return self.alone(module) * (self.slower if replaced else 1) + self.more * replaced
 
     def alone(self, module):
         return 100 + 10 * sum(t.numel() for t in [*module.parameters(), *module.buffers()])
-
-    def networks(self):
-        return [asked for asked in self.asked if "compressed" in asked]
 
 
 @functools.cache
@@ -122,11 +132,10 @@ def test_few_candidates_are_timed_and_layers_of_one_kind_once():
     curves, clock = compress.curves(model, torch.randn(4, 30), ("svd", "tt")), Clock()
     times = compress.measure_times(curves, model, clock=clock)
     assert times.layers["0"] == times.layers["2"] != times.layers["3"]
-    network, *groups = clock.asked
-    assert set(network) == {"opened", *times.layers.values()}
-    assert len(groups) == 2
-    for asked in groups:
-        assert next(iter(asked)) == "dense"
+    network, candidates = clock.asked
+    assert not network
+    assert set(candidates) == set(times.layers.values())
+    for asked in candidates.values():
         for format in ("svd", "tt"):
             assert 1 <= sum(name.startswith(format) for name in asked) <= TIMED
     assert times.rest == REST
@@ -144,10 +153,14 @@ def test_inputs_of_layers_are_those_of_the_network():
     x = images(2).double().to(memory_format=torch.channels_last)
     curves, clock = compress.curves(model, x, ("svd",), example=x), Clock()
     times = compress.measure_times(curves, model, clock=clock)
-    inputs = clock.asked[0][times.layers["dilated"]][0][0]
-    assert inputs.dtype == torch.float64
-    assert inputs.shape == (2, 16, 5, 4)
-    assert inputs.is_contiguous(memory_format=torch.channels_last)
+    made = _input(curves.survey.places["dilated"])
+    assert made.dtype == torch.float64
+    assert made.shape == (2, 16, 5, 4)
+    assert made.is_contiguous(memory_format=torch.channels_last)
+    table = nn.Sequential(nn.Embedding(7, 9))
+    places = compress.curves(table, torch.tensor([[1, 2, 3]]), ("svd",)).survey.places
+    assert _input(places["0"]).dtype == torch.int64
+    assert table(_input(places["0"])).shape == (1, 3, 9)
     plain = compress.curves(model, images(2).double(), ("svd",), example=images(2).double())
     assert set(keys_of(plain.survey.places)) == set(times.layers)
     with pytest.raises(ValueError, match="is not of this network and these inputs: it has no layer 'stem'"):
@@ -159,7 +172,6 @@ def test_a_layer_that_is_called_twice_counts_twice():
     clock = Clock()
     times = compress.measure_times(curves, model, clock=clock)
     key = times.layers["twice"]
-    assert len(clock.asked[0][key]) == 2
     assert times.dense[key] == 2 * clock.alone(model.twice)
     rank = times.points[key]["svd"][0].rank
     small = layers.freeze(layers.factorize(model.twice, "svd", rank), torch.zeros(1, 12, 9, 9))
@@ -187,9 +199,8 @@ def test_every_network_goes_through(name):
     assert plan.machine["threads"] == torch.get_num_threads()
     small = plan.apply(model)
     assert any(isinstance(module, layers.Factorized) for module in small.modules())
-    assert len(clock.networks()) == 1
-    if name == "encoder":
-        assert "original" in clock.asked[0], "attention as it was, beside the one whose projections are layers"
+    assert clock.compared == (name == "encoder"), "attention as it was is not the one whose projections are layers"
+    assert clock.measured == COMPARED
 
 
 @pytest.mark.parametrize(("slower", "more"), [(1.5, 0), (0.5, 0), (1.0, 300), (1.2, 100), (3.0, 0)])
@@ -200,7 +211,7 @@ def test_the_prediction_is_corrected_by_what_the_network_takes(slower, more):
     plan = compress.plan_within(curves, model, Budget(latency=share), clock=clock)
     assert plan.cost["latency"] == pytest.approx(plan.measured, rel=TOLERANCE)
     assert plan.measured <= share * plan.original["latency"] * (1 + SCATTER)
-    assert 1 <= len(clock.networks()) <= MEASURED
+    assert COMPARED <= clock.measured <= COMPARED * MEASURED
     off = Plan.of(curves.with_times(compress.measure_times(curves, model, clock=Clock())), Budget(latency=share))
     assert (plan.loss < off.loss) == (slower < 1)
 
@@ -209,9 +220,12 @@ def test_what_a_plan_chooses_was_timed_itself(tmp_path):
     model, curves = residual()
     plan = compress.plan_within(curves, model, Budget(latency=0.93), clock=Clock(), cache=tmp_path)
     (path,) = tmp_path.iterdir()
-    times = Times.load(path)
-    assert all(times.is_timed(c.layer, c.format, c.rank) for c in plan.chosen.values())
     assert plan.cost["latency"] == plan.measured
+    corrected = compress.plan_within(curves, model, Budget(latency=0.95), clock=Clock(1.4), cache=tmp_path)
+    times = Times.load(path)
+    for c in (*plan.chosen.values(), *corrected.chosen.values()):
+        assert times.is_timed(c.layer, c.format, c.rank)
+    assert times.factor == 1, "what is corrected for one plan is not kept for others"
 
 
 def test_the_cache_is_of_a_network_and_a_machine(tmp_path, monkeypatch):
@@ -225,7 +239,7 @@ def test_the_cache_is_of_a_network_and_a_machine(tmp_path, monkeypatch):
     more = compress.curves(model, images(), (*FORMATS, "tt"))
     compress.measure_times(more, model, clock=again, cache=tmp_path)
     assert again.asked
-    assert all(name == "dense" or name.startswith("tt") for asked in again.asked for name in asked)
+    assert all(name.startswith("tt") for asked in again.asked for row in asked.values() for name in row)
     monkeypatch.setattr(measure, "cpu_name", lambda: "another")
     with pytest.raises(ValueError, match=r"was measured on .*, and this is another, \d+ threads?, torch .*: measure"):
         curves.with_times(one)
@@ -245,8 +259,8 @@ def test_progress_tells_layers_and_networks():
     told = []
     compress.plan_within(curves, model, Budget(latency=0.95), clock=Clock(), progress=lambda *one: told.append(one))
     *times, (done, total, what) = told
-    assert [one[:2] for one in times] == [(k, 6) for k in range(1, 7)]
-    assert times[0][2] == "times of stem (1, 3, 9, 9)"
+    assert times[0][0] == times[0][1] > 20
+    assert {what for _, _, what in times} == {"candidates timed"}
     assert (done, total) == (1, MEASURED)
     assert what.startswith("predicted latency 9")
 
@@ -289,7 +303,7 @@ def test_a_table_is_saved(tmp_path):
     times = compress.measure_times(curves, model, clock=Clock())
     times.save(tmp_path / "times.json")
     assert Times.load(tmp_path / "times.json") == times
-    (tmp_path / "bad.json").write_text('{"version": 1, "points": 3}')
+    (tmp_path / "bad.json").write_text('{"version": 2, "points": 3}')
     with pytest.raises(ValueError, match=r"bad\.json is no table of times"):
         Times.load(tmp_path / "bad.json")
 
@@ -316,18 +330,6 @@ def test_a_network_that_cannot_be_frozen_has_no_latency(monkeypatch):
         compress.measure_times(curves, model, clock=Clock())
 
 
-def test_layers_that_are_faster_in_the_network_than_alone():
-    """Then all that the network takes is theirs."""
-
-    def clock(runs, seconds):
-        return {name: 1000.0 if name == "opened" else 500.0 for name in runs}
-
-    model, curves = residual()
-    times = compress.measure_times(curves, model, clock=clock)
-    assert times.rest <= 6
-    assert times.rest + sum(times.dense[key] for key in times.layers.values()) == times.original == 1000
-
-
 def test_all_of_the_latency_is_the_original_by_the_real_clock():
     """And candidates have times: nothing else is said of them."""
     model = seeded(lambda: nn.Sequential(nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 12)))
@@ -339,7 +341,32 @@ def test_all_of_the_latency_is_the_original_by_the_real_clock():
     times = compress.measure_times(curves, model)
     assert all(point.time > 0 for row in times.points.values() for points in row.values() for point in points)
     assert times.rest >= 0
-    assert set(by_clock({"a": lambda: None, "b": lambda: None}, 0.01)) == {"a", "b"}
+
+
+def test_the_real_clock_puts_layers_back():
+    """Two options, a layer called twice, keyword arguments: what it returns, not how long it took."""
+    model = seeded(Residual)
+    run = Run.of(model, Call((), {"x": images(1)}))
+    before = run()
+    option = layers.freeze(layers.factorize(model.twice, "svd", 2), torch.zeros(1, 12, 9, 9))
+    besides, found = compress.Clock().inside(run, {"twice": "a", "stem": "b"}, {"a": {"svd 2": option}})
+    assert besides > 0
+    assert {key: set(row) for key, row in found.items()} == {"a": {"dense", "svd 2"}, "b": {"dense"}}
+    assert all(time > 0 for row in found.values() for time in row.values())
+    assert torch.equal(run(), before)
+    assert "forward" not in vars(run.module.twice)
+    assert set(compress.Clock().networks({"a": run, "b": run})) == {"a", "b"}
+
+
+def test_candidates_are_held_in_parts(monkeypatch):
+    model, curves = residual()
+    one, parts = Clock(), Clock()
+    monkeypatch.setattr(sys.modules[compress.measure_times.__module__], "HELD", 0)
+    monkeypatch.setitem(curves.survey.cost, "bytes", 4000)
+    times = compress.measure_times(curves, model, clock=parts)
+    monkeypatch.undo()
+    assert times == compress.measure_times(curves, model, clock=one)
+    assert len(parts.asked) > len(one.asked) == 2
 
 
 NETWORK = """

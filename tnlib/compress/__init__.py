@@ -7,12 +7,13 @@
 
 from tnlib.compress.allocate import Allocation, allocate
 from tnlib.compress.budget import Budget
-from tnlib.compress.clock import measure_times
+from tnlib.compress.clock import Clock
 from tnlib.compress.curves import Candidate, Curves, curves
 from tnlib.compress.norms import METRICS, LossMetric, Norm
 from tnlib.compress.plan import Plan
 from tnlib.compress.repair import reestimate_batchnorm, repair
 from tnlib.compress.times import Times
+from tnlib.compress.timing import measure_times
 from tnlib.compress.within import plan, plan_within
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Allocation",
     "Budget",
     "Candidate",
+    "Clock",
     "Curves",
     "LossMetric",
     "Norm",

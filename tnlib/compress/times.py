@@ -17,8 +17,8 @@ from tnlib import measure, paths
 from tnlib.compress.survey import Place
 from tnlib.layers.ranks import Ranks
 
-VERSION = 1
-FACTORS = 0.25, 4.0  # a correction in one step: beyond, the measurement is doubted
+VERSION = 2
+FACTORS = 0.5, 2.0  # a correction in one step, at most: beyond, the measurement is doubted
 
 
 class Point(NamedTuple):
@@ -34,7 +34,7 @@ class Times:
     """Nanoseconds of one call of a network, frozen, and of its layers' candidates, frozen, at the shapes they see.
 
     A network takes `rest` plus what its layers take: dense ones as `dense` says, others `factor` times as long as their
-    `points`. By `rest` the whole is right for the dense network, by `factor` for the last compressed one measured.
+    `points`. With `rest` the dense network's whole is right, with `factor` that of the last compressed one measured.
 
     Attributes:
         machine: where it was measured: processor, threads, device, version of torch.
@@ -44,7 +44,7 @@ class Times:
         layers: name -> key; layers of one key have the same configuration and see the same shapes.
         dense: key -> all calls of the dense layer.
         points: key -> format -> timed candidates, ascending in MACs.
-        factor: how much longer replaced layers take in the network than alone.
+        factor: how much longer replaced layers take than when they were timed.
     """
 
     machine: Mapping[str, Any]
@@ -93,7 +93,7 @@ class Times:
             measured: what the network takes.
         """
         if not replaced:
-            return replace(self, rest=max(0, measured - kept))
+            return self
         low, high = FACTORS
         return replace(self, factor=self.factor * min(high, max(low, (measured - self.rest - kept) / replaced)))
 

@@ -11,11 +11,12 @@ from torch import nn
 
 from tnlib.compress.allocate import above
 from tnlib.compress.budget import Budget
-from tnlib.compress.clock import LONGER, Clock, Run, by_clock, frozen_run, measure_times, time_these
+from tnlib.compress.clock import Clock
 from tnlib.compress.curves import Curves, Progress
 from tnlib.compress.curves import curves as find_curves
 from tnlib.compress.plan import Plan
 from tnlib.compress.times import Times
+from tnlib.compress.timing import Stopwatch
 
 TOLERANCE = 0.1  # of the measured latency: how far off a prediction may be
 SCATTER = 0.03  # of a latency: what a measurement may be over the budget and is not corrected for
@@ -23,7 +24,7 @@ MEASURED = 4  # networks that are measured, at most
 SETTLING = 4  # rounds in which chosen candidates are timed that were not yet, at most
 
 
-def plan(model: nn.Module, inputs: Any, budget: Budget, *, clock: Clock = by_clock, **how: Any) -> Plan:
+def plan(model: nn.Module, inputs: Any, budget: Budget, *, clock: Clock | None = None, **how: Any) -> Plan:
     """The plan of least predicted loss under a budget: `curves`, then `plan_within`.
 
     Args:
@@ -31,7 +32,7 @@ def plan(model: nn.Module, inputs: Any, budget: Budget, *, clock: Clock = by_clo
         inputs: as for `curves`.
         budget: what the compressed network may cost. With `latency` in it the network and candidates of its layers are
             timed, frozen, on this machine; without, nothing is.
-        clock: what times them.
+        clock: what times them, by default the machine's.
         how: all else that `curves` takes: `formats`, `metric`, `example`, `skip`, `only`, `cache`, `progress`, `seed`.
 
     Raises:
@@ -49,16 +50,17 @@ def plan_within(
     *,
     times: Times | None = None,
     cache: Path | None = None,
-    clock: Clock = by_clock,
+    clock: Clock | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """The plan of least predicted loss under a budget, from curves; a latency is measured and its prediction corrected.
 
-    With `latency` in the budget candidates are timed and the best plan is made by their times. What it chose is timed
-    where its time was interpolated, until it chooses nothing new. Then its network, with random factors, is measured
-    frozen, in turn with the original. Where prediction and measurement differ by more than 10 %, or the measurement is
-    over the budget, the times of replaced layers are scaled so that they agree, and the plan is made anew: up to four
-    networks are measured. If none keeps the budget, the one of least loss that is at most 10 % over it is taken.
+    With `latency` in the budget candidates are timed, frozen and inside the network, and the best plan is made by
+    their times. What it chose is timed where its time was interpolated, until it chooses nothing new. Then its network,
+    with random factors, is measured frozen, in turn with the original. Where prediction and measurement differ by more
+    than 10 %, or the measurement is over the budget, the times of replaced layers are scaled so that they agree, and
+    the plan is made anew: up to four networks are measured. If none keeps the budget, the one of least loss that is at
+    most 10 % over it is taken.
 
     Args:
         curves: of this model.
@@ -66,7 +68,7 @@ def plan_within(
         budget: without `latency`, this is `Plan.of`.
         times: from `measure_times`, which is called by default.
         cache: folder where times are kept.
-        clock: what times networks and layers.
+        clock: what times networks and layers, by default the machine's.
         progress: called with (done, of how many, what the last one was).
 
     Returns:
@@ -78,13 +80,11 @@ def plan_within(
     """
     if budget.latency is None:
         return Plan.of(curves, budget)
-    if times is None:
-        times = measure_times(curves, model, cache=cache, clock=clock, progress=progress)
-    curves = curves.with_times(times)
-    original, tried = frozen_run(model, curves.survey.call), dict[tuple[Any, ...], Plan]()
+    watch = Stopwatch(curves, model, cache, clock or Clock(), progress)
+    curves, tried = curves.with_times(watch.table() if times is None else times), dict[tuple[Any, ...], Plan]()
     for _ in range(2 * MEASURED):
         try:
-            curves, found = _settled(curves, budget, cache, clock)
+            curves, found = _settled(curves, budget, watch)
         except ValueError:  # out of reach: by the times of layers, or as corrected by what was measured so far
             if not tried:
                 raise
@@ -95,10 +95,10 @@ def plan_within(
         elif len(tried) == MEASURED:
             break
         else:
-            measured = _measured(found, model, curves, original, clock)
-            found = replace(found, measured=measured)
+            share = _measured(found, watch)
+            found = replace(found, measured=round(share * found.original["latency"]))
             if progress is not None:
-                told = f"predicted latency {found.share('latency'):.1%}, measured {measured / times.original:.1%}"
+                told = f"predicted latency {found.share('latency'):.1%}, measured {share:.1%}"
                 progress(len(tried) + 1, MEASURED, told)
         tried[choice] = found
         if _is_kept(found, budget.latency):
@@ -107,28 +107,23 @@ def plan_within(
     return _best(list(tried.values()), budget.latency)
 
 
-def _settled(curves: Curves, budget: Budget, cache: Path | None, clock: Clock) -> tuple[Curves, Plan]:
+def _settled(curves: Curves, budget: Budget, watch: Stopwatch) -> tuple[Curves, Plan]:
     """The best plan when what it chose has been timed, and the curves with these times."""
     for _ in range(SETTLING):
-        found = Plan.of(curves, budget)
-        assert curves.times is not None
-        times, more = time_these(curves.times, curves, found.chosen.values(), cache, clock)
-        if not more:
+        found, times = Plan.of(curves, budget), curves.times
+        assert times is not None
+        more = watch.with_times_of(times, found.chosen.values())
+        if more is times:
             return curves, found
-        curves = curves.with_times(times)
+        curves = curves.with_times(more)
     return curves, Plan.of(curves, budget)
 
 
-def _measured(found: Plan, model: nn.Module, curves: Curves, original: Run, clock: Clock) -> int:
-    """Nanoseconds of a plan's network with random factors: the original's in the table by their ratio measured here.
-
-    Of one whose layers all stay, as it is in the table.
-    """
+def _measured(found: Plan, watch: Stopwatch) -> float:
+    """What a plan's network takes, with random factors, as a share of the original; as in the table if all stays."""
     if all(c.format is None for c in found.chosen.values()):
-        return found.cost["latency"]
-    small = frozen_run(found.apply(model, weights="fresh"), curves.survey.call)
-    times = clock({"original": original, "compressed": small}, LONGER)
-    return max(1, round(found.original["latency"] * times["compressed"] / times["original"]))
+        return found.share("latency")
+    return watch.share(found.apply(watch.model, weights="fresh"))
 
 
 def _is_kept(found: Plan, share: float) -> bool:

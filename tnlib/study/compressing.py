@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tnlib import compress, data, measure
 from tnlib.compress import Budget, Plan
-from tnlib.compress.clock import frozen_run
+from tnlib.compress.clock import Run
 from tnlib.compress.curves import CLOSED
 from tnlib.compress.inputs import Call, with_example
 from tnlib.study import compression_report, given, result_folder
@@ -203,6 +203,6 @@ def _running_norms(model: nn.Module) -> int:
 def _latency(model: nn.Module, small: nn.Module, call: Call) -> measure.Comparison | str:
     """Both networks frozen for the call that counts, timed in turn; or why that cannot be done."""
     try:
-        return measure.compare({"original": frozen_run(model, call), "compressed": frozen_run(small, call)})
+        return measure.compare({"original": Run.of(model, call), "compressed": Run.of(small, call)})
     except Exception as error:  # a network that cannot be frozen is compressed all the same
         return f"not timed, because freezing fails: {type(error).__name__}: {error}"
