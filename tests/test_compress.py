@@ -270,7 +270,7 @@ def test_repair_averages_what_the_layers_see():
     model, x = seeded(Residual), images(40)
     small = compress.plan(model, x, Budget(macs=0.5)).apply(model)
     before = copy.deepcopy(small.state_dict())
-    repaired = compress.repair(small, model, x.split(10))
+    repaired = compress.repair(small, model, x.split(10), fit=False)
     with torch.no_grad():
         y = small.stem(x)
     assert torch.allclose(repaired.norm.running_mean, y.mean((0, 2, 3)), atol=1e-5)

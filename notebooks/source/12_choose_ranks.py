@@ -385,14 +385,14 @@ for m, n in ((20, 20), (30, 60)):
 
 
 # %% [markdown]
-# What do its ranks cost? Each figure of accuracy below stands twice: raw, and after `compress.repair` has estimated the statistics of BatchNorm anew on
+# What do its ranks cost? Each figure of accuracy below stands twice: raw, and after `compress.repair(.., fit=False)` has estimated the statistics of BatchNorm anew on
 # held-out images. A truncated kernel gives outputs of less variance, and BatchNorm still divides by the old one. Repairing takes one pass and no label.
 
 
 # %%
 def measured(small, images=test, settling=held_out):
     """MACs as a share; which images are right, raw and repaired."""
-    repaired = compress.repair(small, network, settling)
+    repaired = compress.repair(small, network, settling, fit=False)
     macs = measure.cost(small, images.images[:1]).macs / dense_macs
     return {"MACs": macs, "raw": train.hits(small, images), "repaired": train.hits(repaired, images)}
 
@@ -956,16 +956,18 @@ if len(drawn_runs) > 2:
 print(len(drawn_runs), "networks on record")
 
 # %% [markdown]
-# And what remains of a loss when the network is trained on for a few epochs? With as many epochs for the dense network, since they may help that one, too (sweep `halve_study`; the recipe was chosen on
-# training images that were held out). Accuracy in percent, on all test images:
+# And what remains of a loss when more is repaired than BatchNorm? `compress.repair` as it comes fits the layers, too, one after the other: each to what the original computes, on the inputs that the
+# compressed network now gives it, by least squares, without labels or gradients (`repair = sequence` below; sweep `repair_study`). Then some epochs of training, as many for the dense network, since they may
+# help that one, too (sweep `halve_study`). Accuracy in percent, on all test images:
 
 # %% tags=["nbval-ignore-output"] jupyter={"outputs_hidden": true}
-tuned_runs = on_record(profile="full", held_out=0)
-if len(tuned_runs):
-    tuned_runs = tuned_runs[(tuned_runs.choice != "random") & (tuned_runs.epochs > 1)]
-    groups = tuned_runs.groupby(["choice", "metric", "epochs", "lr", "distill"])
+runs = on_record(profile="full", held_out=0)
+if len(runs):
+    runs = runs[runs.choice != "random"].assign(formats=runs.formats.map(" ".join))
+    runs["repair"] = runs["repair"].fillna("batchnorm") if "repair" in runs else "batchnorm"
+    groups = runs.groupby(["choice", "budget", "formats", "repair", "epochs", "lr"])
     display((100 * groups[["original_accuracy", *stages]].mean()).round(2).assign(seeds=groups.size()))
-print(len(tuned_runs), "runs on record")
+print(len(runs), "runs on record")
 
 # %% [markdown]
 # ## 7. Keep factors stable
@@ -1098,7 +1100,7 @@ def shake(model, strength):
 # %% tags=["nbval-ignore-output"] jupyter={"outputs_hidden": true}
 table = {}
 for name, small in {"no bound": unbounded, "max_norm=1.2": bounded}.items():
-    repaired = compress.repair(small, network, held_out)
+    repaired = compress.repair(small, network, held_out, fit=False)
     for strength in (0.0, 2**-8, 0.1, 0.2):
         table[name, f"{strength:.3f}"] = train.accuracy(shake(repaired, strength), part)
 pd.Series(table).unstack().rename_axis(columns="relative change of each entry").round(3)

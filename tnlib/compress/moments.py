@@ -35,28 +35,22 @@ class Moment:
             self.total += torch.bincount(x.reshape(-1), minlength=len(self.total))
             self.vectors += x.numel()
             return
-        vectors = self._vectors(x)
+        self.add_vectors(self.vectors_of(x))
+
+    def add_vectors(self, vectors: Tensor) -> None:
+        """Take in what `vectors_of` returned."""
         self.total += torch.bmm(vectors, vectors.mT)
         self.vectors += vectors.shape[2]
 
-    def _vectors(self, x: Tensor) -> Tensor:
+    def vectors_of(self, x: Tensor) -> Tensor:
         """What the weight's rows are multiplied with, as columns: (groups, S window, number)."""
         if isinstance(self.layer, nn.Linear):
             return x.reshape(1, -1, x.shape[-1]).transpose(1, 2)
         layer: Any = self.layer
         x = x if x.ndim == layer.weight.ndim else x[None]
-        window, channels = layer.weight.shape[2:], layer.in_channels
-        pixels = math.prod(window)
-        # A bank of filters that pick one pixel each: patches for any number of axes, stride, dilation and padding.
-        picks = (
-            torch.eye(pixels, dtype=x.dtype, device=x.device)
-            .reshape(pixels, 1, *window)
-            .repeat(channels, 1, *[1] * len(window))
-        )
-        patches = Geometry.of(layer).conv(x, picks, groups=channels).flatten(2)
-        by_group: Any = patches.unflatten(1, (self.groups, -1))
-        columns: Tensor = by_group.permute(1, 2, 0, 3).flatten(2)
-        return columns
+        patches = Geometry.of(layer).patches(x, layer.kernel_size)
+        by_group: Tensor = patches.unflatten(0, (self.groups, -1))
+        return by_group.flatten(3).flatten(1, 2)
 
     def square(self, kernel: Tensor) -> Tensor:
         """Sum of squares of what a weight of the layer's shape makes of all vectors, or rows of a table, float64."""

@@ -1,8 +1,9 @@
-"""What costs no training: the statistics of BatchNorm layers, estimated anew behind compressed layers."""
+"""What costs no training: layers fitted one after the other to what the original computes, or BatchNorm alone."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -10,22 +11,58 @@ from torch import nn
 
 from tnlib import measure
 from tnlib.compress.inputs import calls
+from tnlib.compress.sequence import BATCHNORM, Walk, traced
+from tnlib.compress.stepwise import fit_stepwise
+from tnlib.compress.survey import opened
 
 
-def repair(small: nn.Module, model: nn.Module, inputs: Any) -> nn.Module:
-    """A new model: `small` with its BatchNorm statistics estimated anew on inputs; no weight changes, no labels.
+@torch.no_grad()
+def repair(
+    small: nn.Module, model: nn.Module, inputs: Any, *, fit: bool = True, skip: Collection[str] = ()
+) -> nn.Module:
+    """A new model: `small`, its layers fitted to what the original computes; no labels, no gradients, no rank changes.
+
+    From the input to the output, each linear layer and convolution, factorized or not, is fitted on the inputs that the
+    layers before it now give: the kernel by least squares, then its factors in the norm of these inputs. Before a sum
+    with a shortcut the layer makes up for the shortcut's error, too. Biases and BatchNorm's means follow. Layers that
+    are called twice, share a parameter, or have more than 6,000 inputs stay as they are, as embeddings do.
+
+    Costs: one call of each network on all inputs, whose values at the widest place are kept in memory, of both; and per
+    layer a moment with the square of its inputs. A network that `torch.fx` cannot trace takes as many calls as it has
+    layers.
 
     Args:
-        small: the compressed network; it is untouched.
-        model: the original; today it is not looked at.
-        inputs: as for `curves`; hundreds of samples, of the kind that the network was trained on.
+        small: the compressed network, from `Plan.apply`; it is untouched.
+        model: the original.
+        inputs: as for `curves`; hundreds of samples, of the kind that the network was trained on. Few samples fit
+            themselves: a kernel has as many unknowns as inputs times window.
+        fit: without, no weight changes, and BatchNorm statistics alone are estimated anew.
+        skip: qualified names of modules that are to stay as they are, with all that they contain.
 
     Raises:
-        ValueError: inputs that are empty. TypeError: inputs of another kind.
+        ValueError: inputs that are empty; networks of other layers. TypeError: inputs of another kind.
     """
-    repaired = copy.deepcopy(small)
-    reestimate_batchnorm(repaired, inputs)
+    repaired, model = copy.deepcopy(small), opened(model)
+    if not fit:
+        reestimate_batchnorm(repaired, inputs)
+        return repaired
+    _require_same(repaired, model)
+    every = list(calls(model, inputs))
+    with measure.evaluating(model), measure.evaluating(repaired), measure.without_fast_path():
+        found = traced(repaired, model, every)
+        if found is None:
+            fit_stepwise(repaired, model, every, skip)
+        else:
+            Walk(*found, repaired, model, skip).run()
     return repaired
+
+
+def _require_same(small: nn.Module, model: nn.Module) -> None:
+    """ValueError unless every BatchNorm and layer of the original has its place in the compressed network."""
+    places = {name for name, _ in small.named_modules()}
+    for name, module in model.named_modules():
+        if name not in places and any(True for _ in module.parameters(recurse=False)):
+            raise ValueError(f"the networks differ: the compressed one has no {name!r}")
 
 
 @torch.no_grad()
@@ -35,7 +72,7 @@ def reestimate_batchnorm(model: nn.Module, inputs: Any) -> None:
     Costs one forward pass. Layers without running statistics are left alone; all modes are restored. Raises as
     `repair`.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms = [m for m in model.modules() if isinstance(m, BATCHNORM) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
     with measure.evaluating(model):
         for norm in norms:

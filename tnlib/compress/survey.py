@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,13 +139,15 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _reason(name: str, module: nn.Module, skip: Collection[str], only: Collection[str] | None) -> str:
-    def inside(names: Collection[str]) -> bool:
-        return any(name == one or name.startswith(one + ".") or not one for one in names)
+def inside(name: str, names: Iterable[str]) -> bool:
+    """Whether a module is one of these or lies in one of them."""
+    return any(name == one or name.startswith(one + ".") or not one for one in names)
 
-    if inside(skip):
+
+def _reason(name: str, module: nn.Module, skip: Collection[str], only: Collection[str] | None) -> str:
+    if inside(name, skip):
         return "it is in `skip`"
-    if only is not None and not inside(only):
+    if only is not None and not inside(name, only):
         return "it is not in `only`"
     try:
         eligible.require(module, KINDS, "tnlib.compress")

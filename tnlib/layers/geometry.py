@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Self
 
 import torch.nn.functional as F
@@ -44,14 +46,27 @@ class Geometry:
         deep = x.ndim - 2 - axes
         padding = [before for before, _ in self.pads]
         if self.mode != "constant" or any(before != after for before, after in self.pads):
-            flat = x.flatten(1, 1 + deep)
-            flat = F.pad(flat, [n for pair in reversed(self.pads) for n in pair], mode=self.mode)
+            flat = self.padded(x.flatten(1, 1 + deep))
             x = flat.reshape(*x.shape[: 2 + deep], *flat.shape[2:])
             padding = [0] * axes
         if not deep:
             return _CONV[axes](x, weight, bias, self.stride, padding, self.dilation, groups)
         how = (1, *self.stride), (0, *padding), (1, *self.dilation)
         return _CONV[axes + 1](x, weight.unsqueeze(2), bias, *how, groups)
+
+    def padded(self, x: Tensor) -> Tensor:
+        """(B, C, *size) with its padding around it."""
+        return F.pad(x, [n for pair in reversed(self.pads) for n in pair], mode=self.mode)
+
+    def patches(self, x: Tensor, window: Sequence[int]) -> Tensor:
+        """What each pixel of a window meets in (B, C, *size), position by position: (C, pixels, B, *size')."""
+        sizes, x = self.output_size(x.shape[2:], window), self.padded(x)
+        patches = x.new_empty(x.shape[1], math.prod(window), len(x), *sizes)
+        for k, offset in enumerate(product(*(range(n) for n in window))):
+            steps = zip(offset, sizes, self.stride, self.dilation, strict=True)
+            where = [slice(d * i, d * i + (n - 1) * s + 1, s) for i, n, s, d in steps]
+            patches[:, k] = x[(slice(None), slice(None), *where)].transpose(0, 1)
+        return patches
 
     def output_size(self, size: Sequence[int], window: Sequence[int]) -> tuple[int, ...]:
         """The size that a window makes of an input's."""

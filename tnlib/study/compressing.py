@@ -16,11 +16,11 @@ from tnlib import compress, data, measure
 from tnlib.compress import Budget, Plan
 from tnlib.compress.clock import Run
 from tnlib.compress.curves import CLOSED
-from tnlib.compress.inputs import Call, with_example
+from tnlib.compress.inputs import Call, calls, with_example
 from tnlib.study import compression_report, given, result_folder
 
 IMAGES = 500  # of the training subset of a network of ours
-FEW = 100  # samples, fewer than which BatchNorm is hardly estimated from
+FEW = 100  # samples: fewer fit layers to themselves
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def compress_network(
         out: the folder; created if need be.
         weights: safetensors file that is loaded into the network.
         inputs: `.npz` file or folder, see `given.inputs`; by default 500 training images for a network of ours. With
-            inputs BatchNorm is estimated anew.
+            inputs the layers are fitted on them, one after the other (`compress.repair`).
         example: shape, batch included, of the one input whose cost counts; by default the first sample, or batch.
         formats: to choose from; by default those whose curve comes from one decomposition.
         metric: `weight`, or `input`, which needs inputs.
@@ -100,14 +100,14 @@ def compress_network(
                 seed=seed,
             )
         plan = compress.plan_within(curves, model, budget, cache=cache, progress=progress)
-        small, norms = plan.apply(model), 0
-        if batches is not None and (norms := _running_norms(small)):
-            small = _repaired(small, model, batches)
+        small, repaired = plan.apply(model), batches is not None
+        if batches is not None:
+            small = _repaired(small, model, batches, skip)
         before, after = measure.cost(model, call.example), measure.cost(small, call.example)
         timing = _latency(model, small, call)
         notes = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
-        if norms and isinstance(batches, Tensor) and len(batches) < FEW:
-            notes.append(f"BatchNorm was estimated on {len(batches)} samples; hundreds make it reliable")
+        if isinstance(batches, Tensor) and len(batches) < FEW:
+            notes.append(f"layers were fitted on {len(batches)} samples; hundreds make it reliable")
         report = compression_report.content(
             plan,
             network=target,
@@ -119,7 +119,7 @@ def compress_network(
             },
             cost=(before, after),
             latency=timing,
-            batchnorm=norms,
+            repaired=repaired,
             notes=notes,
         )
         result_folder.write(out, network, small, plan, report)
@@ -180,24 +180,17 @@ def _naming(batches: given.Inputs | None) -> Iterator[None]:
         raise ValueError(f"the network does not run on {current}: {_said(error)}") from None
 
 
-def _repaired(small: nn.Module, model: nn.Module, batches: given.Inputs) -> nn.Module:
-    """The network with BatchNorm estimated anew. ValueError for inputs that this cannot be done on, one sample say."""
-    try:
-        with _naming(batches):
-            return compress.repair(small, model, batches)
-    except Exception as error:  # whatever the network raises
-        raise ValueError(f"BatchNorm cannot be estimated on these inputs: {_said(error)}") from None
+def _repaired(small: nn.Module, model: nn.Module, batches: given.Inputs, skip: Collection[str]) -> nn.Module:
+    """The network with its layers fitted on the inputs. ValueError that names the batch that it does not take."""
+    with _naming(batches), torch.no_grad(), measure.evaluating(model):
+        for call in calls(model, batches):
+            call.run(model)
+    return compress.repair(small, model, batches, skip=skip)
 
 
 def _said(error: Exception) -> str:
     """The first line of what an error says."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _running_norms(model: nn.Module) -> int:
-    """How many layers have statistics that `compress.repair` estimates."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-    return sum(isinstance(module, kinds) and module.track_running_stats for module in model.modules())
 
 
 def _latency(model: nn.Module, small: nn.Module, call: Call) -> measure.Comparison | str:

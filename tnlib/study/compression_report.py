@@ -25,7 +25,7 @@ def content(
     given: Mapping[str, Any],
     cost: tuple[Cost, Cost],
     latency: Comparison | str,
-    batchnorm: int,
+    repaired: bool,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The report as JSON holds it.
@@ -36,7 +36,7 @@ def content(
         given: what else was asked for: formats, skip, names of the files of weights and inputs.
         cost: of the original and of the compressed network, counted on one call.
         latency: of both, frozen, in milliseconds of that call; or why it was not measured.
-        batchnorm: number of layers whose statistics were estimated anew.
+        repaired: whether the layers were fitted on the inputs, one after the other.
         notes: what else is to be known, warnings say.
     """
     names = ("original", "compressed")
@@ -66,7 +66,7 @@ def content(
         "latency_planned": _planned(plan),
         "predicted_loss": plan.loss,
         "gap": plan.gap,
-        "batchnorm_estimated": batchnorm,
+        "repaired": repaired,
         "layers": rows,
         "left": dict(plan.left),
         "notes": list(notes),
@@ -107,7 +107,7 @@ def page(report: Mapping[str, Any]) -> str:
         "inputs": report["inputs"],
         "skipped": ", ".join(report["skip"]) or "nothing",
         "seed": str(report["seed"]),
-        "BatchNorm": f"{report['batchnorm_estimated']} layers estimated anew on the inputs",
+        "repair": "layers fitted on the inputs, one after the other" if report["repaired"] else "none: no inputs",
     }
     came = {
         "date": report["date"],

@@ -139,18 +139,32 @@ def compressed() -> str:
         frame = frame[(told["parameters.held_out"] == 0) & (told["parameters.choice"] != "random")]
     if frame.empty:
         return "No run is on record yet."
-    names = [f"parameters.{name}" for name in ("network", "choice", "metric", "epochs", "distill", "lr")]
+    frame["parameters.formats"] = frame["parameters.formats"].map(" ".join)
+    if "parameters.repair" not in frame:
+        frame["parameters.repair"] = None
+    frame["parameters.repair"] = frame["parameters.repair"].fillna("batchnorm")  # of records before there was a choice
+    names = ("network", "budget", "choice", "formats", "metric", "repair", "epochs", "distill", "lr")
     rows = []
-    for (network, choice, metric, epochs, distill, lr), group in frame.groupby(names):
-        ranks = f"{choice}, by `{metric}`" if choice == "allocated" else str(choice)
-        cells = [f"`{network}`", f"{group['metrics.macs'].mean():.1%}", ranks]
-        cells += [f"{group[f'metrics.{stage}_accuracy'].mean():.2%}" for stage in ("original", "raw", "repaired")]
-        tuned = group["metrics.tuned_accuracy"]
-        cells.append(f"{tuned.mean():.2%} ({tuned.min():.2%} to {tuned.max():.2%})")
-        rows.append([*cells, f"{epochs}, rate {lr:g}" + f", distilled by {distill:g}" * bool(distill), str(len(group))])
-    head = ["network", "MACs left", "ranks", "original", "raw", "BatchNorm anew", "trained on", "epochs", "seeds"]
+    for key, group in frame.groupby([f"parameters.{name}" for name in names]):
+        how = dict(zip(names, key, strict=True))
+        ranks = f"{how['choice']}, {how['formats']}, by `{how['metric']}`" if how["choice"] != "dense" else "dense"
+        cells = [f"`{how['network']}`", f"{group['metrics.macs'].mean():.1%}", ranks]
+        cells += [_spread(group[f"metrics.{stage}_accuracy"]) for stage in ("original", "raw", "repaired")]
+        cells.insert(
+            5, "" if how["choice"] == "dense" else "in sequence" if how["repair"] == "sequence" else "BatchNorm"
+        )
+        rate = f"{how['epochs']}, rate {how['lr']:g}" + f", distilled by {how['distill']:g}" * bool(how["distill"])
+        cells += [_spread(group["metrics.tuned_accuracy"]), rate] if how["epochs"] else ["", "none"]
+        rows.append([*cells, str(len(group))])
+    head = ["network", "MACs left", "ranks", "original", "raw", "repair", "repaired", "trained on", "epochs", "seeds"]
     images = frame["metrics.test_images"].iloc[0]
-    return f"{table(head, rows)}\n\nAccuracy on {images} test images. Records: sweep `halve_study`."
+    return f"{table(head, rows)}\n\nAccuracy on {images} test images. Records: sweeps `repair_study`, `halve_study`."
+
+
+def _spread(values: pd.Series[float]) -> str:
+    """Their mean, and the smallest and the largest where they differ."""
+    lowest, highest = values.min(), values.max()
+    return f"{values.mean():.2%}" + f" ({lowest:.2%} to {highest:.2%})" * bool(highest > lowest)
 
 
 def sweeps() -> str:

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Compress a whole network under a budget, and train it on
 #
-# An experiment, not a lesson: one run gives one record. A network is planned for a share of its multiplications, compressed, its
-# BatchNorm statistics are estimated anew, and it is trained for some epochs. `choice` tells how ranks are found: allocated; the same
+# An experiment, not a lesson: one run gives one record. A network is planned for a share of its multiplications, compressed,
+# repaired without labels, and it is trained for some epochs. `choice` tells how ranks are found: allocated; the same
 # share in each layer; or drawn at random and scaled until the budget is met. The same epochs spent on the
 # network as it is (`choice="dense"`) tell what of a gain is the epochs'.
 
@@ -13,7 +13,8 @@ budget: float = 0.5  # share of the multiplications that is left, in (0, 1)
 formats: list[str] = ["spatial_svd"]  # formats to choose from
 metric: str = "weight"  # "weight" or "input": how a layer's loss is predicted, and in which norm it is factored
 choice: str = "allocated"  # "allocated", "uniform", "random" or "dense"
-inputs: int = 500  # at least 1; training images, without labels, for the metric "input" and for BatchNorm
+inputs: int = 500  # at least 1; training images, without labels, for the metric "input" and for the repair
+repair: str = "batchnorm"  # "batchnorm" or "sequence": what is done before training, without labels: statistics alone, or layers fitted, too
 epochs: int = 0  # at least 0
 batch: int = 128  # at least 1
 lr: float = 0.03  # peak of the learning rate
@@ -103,13 +104,13 @@ for name in replaced:
 cost, before = (measure.cost(m, looked_at[:1]) for m in (small, model))
 right = {"original": train.hits(model, test), "raw": train.hits(small, test)}
 if choice != "dense":
-    small = compress.repair(small, model, looked_at)
+    small = compress.repair(small, model, looked_at, fit=repair == "sequence")
 right["repaired"] = train.hits(small, test)
 
 # %%
 told = {"profile": profile, "network": network, "budget": budget, "formats": formats, "metric": metric}
 told |= {"choice": choice, "inputs": inputs, "epochs": epochs, "batch": batch, "lr": lr}
-told |= {"distill": distill, "held_out": held_out}
+told |= {"distill": distill, "held_out": held_out, "repair": repair}
 
 # %%
 key = hashlib.sha256(json.dumps([told, seed]).encode()).hexdigest()[:16]

@@ -1,0 +1,199 @@
+"""Factors of any format fitted to a kernel in the norm of a layer's inputs: Levenberg-Marquardt."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tnlib import layers
+from tnlib.layers.stages import balanced, groups_of
+
+STEPS, PRODUCTS = 15, 25  # of Levenberg-Marquardt, and of conjugate gradients in each of them
+TOLERANCE = 1e-3  # a step that gains less, relative to the error, is the last
+Kernel = Callable[..., Tensor]
+
+
+def fit_factors(
+    layer: layers.Factorized, target: Tensor, moment: Tensor, *, steps: int = STEPS, products: int = PRODUCTS
+) -> tuple[list[Tensor], list[float]]:
+    """Factors whose kernel K is near a target in the norm of a moment, from the layer's own on.
+
+    Minimizes tr((K - target) moment (K - target)^T), summed over groups, by Levenberg-Marquardt: K is linear in each
+    factor, whatever the format, so its Jacobian is applied by computing K once for each factor, and transposed by
+    automatic differentiation. Conjugate gradients solve for a step. Where the format allows it, the factors are sought
+    in coordinates in which the input channels are white.
+
+    Args:
+        layer: gives format, rank and start; it is untouched.
+        target: (groups, outputs, inputs window).
+        moment: of the inputs, symmetric positive definite, (groups, inputs window, inputs window).
+        steps: at most so many; one that gains less than a thousandth of the error is the last.
+        products: with the normal matrix in one step, at most.
+
+    Returns:
+        Factors in the order of `layer.factors()`, float64, of equal norms, and the squared error relative to the
+        target's squared norm: at the start and after each step. It never grows.
+    """
+    factors = [factor.detach().double() for factor in layer.factors()]
+    root = _root(layer, moment)
+    if root is not None:
+        inverse = torch.linalg.inv(root)
+        factors = type(layer).multiply_mode(factors, "in", root)
+        target, moment = _turned(target, moment, inverse, root)
+    with torch.no_grad():
+        factors, errors = _levenberg_marquardt(_kernel_of(layer), factors, target, moment, steps, products)
+    if root is not None:
+        factors = type(layer).multiply_mode(factors, "in", inverse)
+    return balanced(factors), errors
+
+
+def _levenberg_marquardt(
+    kernel: Kernel, factors: Sequence[Tensor], target: Tensor, moment: Tensor, steps: int, products: int
+) -> tuple[list[Tensor], list[float]]:
+    """As `fit_factors`. The damping of a factor is relative to what the normal matrix has on its diagonal there."""
+    factors = balanced(factors)
+    whole = float(((target @ moment) * target).sum()) or 1.0
+
+    def look(at: Sequence[Tensor]) -> tuple[float, Tensor, Pull]:
+        pull = Pull(kernel, at)
+        rest = pull.kernel - target
+        weighed = rest @ moment
+        return float((rest * weighed).sum()) / whole, weighed, pull
+
+    error, weighed, pull = look(factors)
+    errors, damping = [error], 1e-3
+    for _ in range(steps):
+        scales = _scales(kernel, factors, moment)
+        downhill = [-part for part in pull(weighed)]
+        for _ in range(5):
+            normal = _Normal(kernel, factors, moment, pull, [damping * scale for scale in scales])
+            step = _conjugate_gradients(normal, downhill, [1 / (s * (1 + damping)) for s in scales], products)
+            moved = [factor + part for factor, part in zip(factors, step, strict=True)]
+            trial = look(moved)
+            if trial[0] < error:
+                break
+            damping *= 8
+        else:
+            break
+        gain = (error - trial[0]) / error
+        factors, (error, weighed, pull) = moved, trial
+        errors.append(error)
+        damping = max(damping / 3, 1e-7)
+        if gain < TOLERANCE:
+            break
+    return list(factors), errors
+
+
+class Pull:
+    """The transposed Jacobian of a kernel at its factors: `kernel` there, and products with what has its shape."""
+
+    def __init__(self, kernel: Kernel, factors: Sequence[Tensor]) -> None:
+        with torch.enable_grad():
+            self._leaves = [factor.detach().requires_grad_() for factor in factors]
+            self._made = kernel(*self._leaves)
+        self.kernel = self._made.detach()
+
+    def __call__(self, weighed: Tensor) -> list[Tensor]:
+        return list(torch.autograd.grad(self._made, self._leaves, weighed, retain_graph=True))
+
+
+class _Normal:
+    """A direction multiplied by J^T moment J + damping."""
+
+    def __init__(
+        self, kernel: Kernel, factors: Sequence[Tensor], moment: Tensor, pull: Pull, damping: list[float]
+    ) -> None:
+        self.kernel, self.factors, self.moment, self.pull, self.damping = kernel, factors, moment, pull, damping
+
+    def __call__(self, direction: Sequence[Tensor]) -> list[Tensor]:
+        image = self.pull(tangent(self.kernel, self.factors, direction) @ self.moment)
+        return [part + d * v for part, d, v in zip(image, self.damping, direction, strict=True)]
+
+
+def tangent(kernel: Kernel, factors: Sequence[Tensor], direction: Sequence[Tensor]) -> Tensor:
+    """The Jacobian of a kernel that is linear in each of its factors, times a direction."""
+    total: Any = 0
+    for k, part in enumerate(direction):
+        total = total + kernel(*factors[:k], part, *factors[k + 1 :])
+    return total  # type: ignore[no-any-return]
+
+
+def _conjugate_gradients(
+    normal: _Normal, right: list[Tensor], scales: list[float], products: int, tol: float = 1e-3
+) -> list[Tensor]:
+    """About the solution of normal(x) = right, from zero; preconditioned by one number for each factor."""
+
+    def dot(a: list[Tensor], b: list[Tensor]) -> float:
+        return float(torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum())
+
+    solution, rest = [torch.zeros_like(part) for part in right], right
+    scaled = [s * r for s, r in zip(scales, rest, strict=True)]
+    direction, energy = scaled, dot(rest, scaled)
+    goal = tol**2 * energy
+    for _ in range(products):
+        if not energy > goal:
+            break
+        image = normal(direction)
+        curvature = dot(direction, image)
+        if not curvature > 0:
+            break
+        length = energy / curvature
+        solution = [x + length * d for x, d in zip(solution, direction, strict=True)]
+        rest = [r - length * i for r, i in zip(rest, image, strict=True)]
+        scaled = [s * r for s, r in zip(scales, rest, strict=True)]
+        before, energy = energy, dot(rest, scaled)
+        direction = [z + energy / before * d for z, d in zip(scaled, direction, strict=True)]
+    return solution
+
+
+def _scales(kernel: Kernel, factors: Sequence[Tensor], moment: Tensor) -> list[float]:
+    """About the mean diagonal entry of the normal matrix in each factor: one random direction tells."""
+    scales = []
+    for k, factor in enumerate(factors):
+        drawn = torch.randn(factor.shape, generator=torch.Generator().manual_seed(k), dtype=torch.float64)
+        image = kernel(*factors[:k], drawn.to(factor), *factors[k + 1 :])
+        scales.append(max(float(((image @ moment) * image).sum()) / factor.numel(), 1e-300))
+    return scales
+
+
+def _kernel_of(layer: layers.Factorized) -> Kernel:
+    """The layer's kernel, (groups, outputs, inputs window), as a function of its factors."""
+    copied, groups = copy.deepcopy(layer), groups_of(layer)
+    owners = {
+        id(p): (module, name) for module in copied.modules() for name, p in module.named_parameters(recurse=False)
+    }
+    places = [owners[id(factor)] for factor in copied.factors()]
+    for module, name in places:  # plain attributes are set a hundred times faster than `functional_call` puts them in
+        delattr(module, name)
+
+    def kernel(*factors: Tensor) -> Tensor:
+        for (module, name), factor in zip(places, factors, strict=True):
+            setattr(module, name, factor)
+        by_group: Tensor = copied.dense_weight().unflatten(0, (groups, -1)).flatten(2)
+        return by_group
+
+    return kernel
+
+
+def _root(layer: layers.Factorized, moment: Tensor) -> Tensor | None:
+    """A root of the input channels' moment, summed over the window's pixels; None for digits and groups."""
+    if layer.in_digits or len(moment) > 1:
+        return None
+    weight: Any = layer.weight
+    channels = weight.shape[1]
+    split = moment[0].reshape(channels, moment.shape[-1] // channels, channels, -1)
+    return layers.Metric(inputs=torch.einsum("akbk->ab", split)).roots()["in"]
+
+
+def _turned(target: Tensor, moment: Tensor, inverse: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
+    """Target and moment of the inputs root^-T x: the target times root^T, the moment between root^-T and root^-1."""
+    channels, size = len(root), moment.shape[-1]
+    pixels = size // channels
+    turned = torch.einsum("tsk,rs->trk", target[0].reshape(-1, channels, pixels), root)
+    half = torch.einsum("ar,akm->rkm", inverse, moment[0].reshape(channels, pixels, size))
+    both = torch.einsum("nbl,bs->nsl", half.reshape(size, channels, pixels), inverse)
+    return turned.reshape(1, -1, size), both.reshape(1, size, size)

@@ -1,0 +1,154 @@
+"""A layer fitted to the outputs it should give, from the inputs it gets: least squares, then its factors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tnlib import layers
+from tnlib.compress.fitting import fit_factors
+from tnlib.compress.moments import Moment
+
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # added to the moment of the inputs, relative to its mean diagonal entry
+USUAL = 1e-3  # where the samples cannot choose
+
+
+class _Sums:
+    """Sums over inputs x and wanted outputs y: of x x^T, y x^T, x and y, group by group."""
+
+    def __init__(self, layer: Any) -> None:
+        self.moment = Moment(layer)
+        like, groups, size = self.moment.total, self.moment.groups, self.moment.total.shape[-1]
+        self.cross = like.new_zeros(groups, len(layer.weight) // groups, size)
+        self.x, self.y = like.new_zeros(groups, size), like.new_zeros(self.cross.shape[:2])
+
+    def add(self, vectors: Tensor, outputs: Tensor) -> None:
+        """Take in columns, (groups, inputs window, number) and (groups, outputs, number)."""
+        self.moment.add_vectors(vectors)
+        self.cross += torch.bmm(outputs, vectors.mT)
+        self.x += vectors.sum(2)
+        self.y += outputs.sum(2)
+
+    def __add__(self, other: _Sums) -> _Sums:
+        both = _Sums(self.moment.layer)
+        for one in (self, other):
+            both.moment.total += one.moment.total
+            both.moment.vectors += one.moment.vectors
+            both.cross, both.x, both.y = both.cross + one.cross, both.x + one.x, both.y + one.y
+        return both
+
+    def means(self) -> tuple[Tensor, Tensor]:
+        """The mean input, (groups, inputs window), and the mean wanted output, (groups, outputs)."""
+        number = max(1, self.moment.vectors)
+        return self.x / number, self.y / number
+
+    def normal(self, shift: bool) -> tuple[Tensor, Tensor]:
+        """Means of x x^T and y x^T, of centred x and y where a shift is free."""
+        number = max(1, self.moment.vectors)
+        moment, cross = self.moment.total / number, self.cross / number
+        if shift:
+            x, y = self.means()
+            moment, cross = moment - x[:, :, None] * x[:, None], cross - y[:, :, None] * x[:, None]
+        return moment, cross
+
+
+class Regression:
+    """Least squares for a layer's kernel: from its inputs x to the outputs y that are wanted of it."""
+
+    def __init__(self, layer: Any) -> None:
+        self.layer, self.halves = layer, (_Sums(layer), _Sums(layer))
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Take in one batch of inputs and wanted outputs; the first half of its samples apart from the second."""
+        vectors = self.halves[0].moment.vectors_of(x)
+        if isinstance(self.layer, nn.Linear):
+            channels = y.movedim(-1, 0)
+        else:
+            channels = (y if y.ndim == self.layer.weight.ndim else y[None]).transpose(0, 1)
+        outputs = channels.flatten(1).unflatten(0, (len(vectors), -1))
+        samples = channels.shape[1] if channels.ndim > 1 else 1
+        middle = vectors.shape[2] // samples * (samples // 2)
+        for half, columns in zip(self.halves, (slice(middle), slice(middle, None)), strict=True):
+            half.add(vectors[:, :, columns], outputs[:, :, columns])
+
+    def solve(self, shift: bool) -> tuple[Tensor, Tensor]:
+        """The kernel of least squared error, and the moment in which kernels near it are compared.
+
+        It minimizes the mean of |y - K x - b|^2 + ridge |K - W|^2 over K, W the layer's weight, and over the shift b if
+        that is free. The ridge is the one with which each half of the samples predicts the other best.
+
+        Args:
+            shift: whether the outputs may be shifted: the layer has a bias, or a BatchNorm behind it.
+
+        Returns:
+            K, (groups, outputs, inputs window), and the moment with its ridge, (groups, inputs window, inputs window).
+        """
+        weight = self.layer.weight.detach().double().unflatten(0, (self.halves[0].moment.groups, -1)).flatten(2)
+        ridge = self._ridge(weight, shift)
+        moment, cross = (self.halves[0] + self.halves[1]).normal(shift)
+        if ridge is None:
+            return weight, _damped(moment, USUAL)
+        return weight + _step(moment, cross - weight @ moment, ridge), _damped(moment, ridge)
+
+    def _ridge(self, weight: Tensor, shift: bool) -> float | None:
+        """By cross-validation; None where the given weight predicts better than any step from it."""
+        if not all(half.moment.vectors for half in self.halves):
+            return None
+        normals = [half.normal(shift) for half in self.halves]
+        rests = [cross - weight @ moment for moment, cross in normals]
+        best: tuple[float, float | None] = (0.0, None)
+        for ridge in RIDGES:
+            error = 0.0
+            for k in range(2):
+                step = _step(normals[k][0], rests[k], ridge)
+                error += float(((step @ normals[1 - k][0]) * step).sum() - 2 * (step * rests[1 - k]).sum())
+            best = min(best, (error, ridge), key=lambda pair: pair[0])
+        return best[1]
+
+    def means(self) -> tuple[Tensor, Tensor]:
+        """The mean input, (groups, inputs window), and the mean wanted output, (groups, outputs)."""
+        return (self.halves[0] + self.halves[1]).means()
+
+
+def _damped(moment: Tensor, ridge: float) -> Tensor:
+    added = ridge * moment.diagonal(dim1=1, dim2=2).mean(1) + 1e-300
+    return moment + torch.diag_embed(added[:, None].expand(moment.shape[:2]))
+
+
+def _step(moment: Tensor, rest: Tensor, ridge: float) -> Tensor:
+    """The least-squares change of a kernel that leaves this cross moment of its error and the inputs."""
+    change: Tensor = torch.cholesky_solve(rest.mT, torch.linalg.cholesky(_damped(moment, ridge))).mT
+    return change
+
+
+@torch.no_grad()
+def refit(layer: Any, made: Any, pairs: Iterable[tuple[Tensor, Tensor]], shift: bool) -> None:
+    """Fit a layer of a compressed network, in place, to the outputs that are wanted of it.
+
+    A dense one becomes the least-squares solution, a factorized one is fitted to that in the norm of its inputs. A bias
+    makes the mean output what is wanted.
+
+    Args:
+        layer: the original one.
+        made: what stands in its place: a layer of its kind, or factorized.
+        pairs: batches of inputs of `made` and of outputs that are wanted.
+        shift: whether something behind the layer makes up for a shift of its outputs.
+    """
+    sums = Regression(layer)
+    for x, y in pairs:
+        sums.add(x, y)
+    target, moment = sums.solve(shift or layer.bias is not None)
+    if isinstance(made, layers.Factorized):
+        for parameter, factor in zip(made.factors(), fit_factors(made, target, moment)[0], strict=True):
+            parameter.copy_(factor)
+        kernel = made.dense_weight()
+    else:
+        made.weight.copy_(target.reshape(made.weight.shape))
+        kernel = made.weight
+    if made.bias is not None:
+        x, y = sums.means()
+        flat = kernel.double().unflatten(0, (len(x), -1)).flatten(2)
+        made.bias.copy_((y - torch.einsum("gtn,gn->gt", flat, x)).flatten())

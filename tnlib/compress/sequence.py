@@ -1,0 +1,195 @@
+"""Layer after layer from the input to the output: each is fitted to what the original computes, on what it gets now."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from tnlib import layers, measure
+from tnlib.compress.inputs import Call
+from tnlib.compress.regression import refit
+from tnlib.compress.survey import KINDS, inside
+
+BATCHNORM = nn.modules.batchnorm._BatchNorm
+LARGEST = 6000  # inputs of a layer, times its window: its moment has the square of that many numbers
+ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
+SMALLEST = 1e-3  # of a BatchNorm's scales, relative to the largest, through which an error behind it is made up for
+
+
+def may_be_fitted(layer: nn.Module, made: nn.Module, shared: Collection[int]) -> bool:
+    """Whether a layer of the original, and what stands in its place, are of a kind that is fitted."""
+    if type(layer) not in KINDS or isinstance(layer, nn.Embedding):
+        return False
+    if type(made) is not type(layer) and not isinstance(made, layers.Factorized):
+        return False
+    weight: Any = layer.weight
+    return weight[0].numel() <= LARGEST and not any(id(p) in shared for p in layer.parameters())
+
+
+def shared_parameters(model: nn.Module) -> set[int]:
+    """Identities of parameters that more than one module holds."""
+    owners = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
+    return {one for one, number in owners.items() if number > 1}
+
+
+@torch.no_grad()
+def shift_batchnorm(norm: Any, before: Sequence[Tensor], now: Sequence[Tensor], fitted: bool) -> None:
+    """Move a BatchNorm's mean by what that of its inputs has moved.
+
+    Its variance follows only where no fitted layer is in front: what least squares give varies less than what they
+    are fitted to by the error that they leave, and a larger scale would make that error larger, too.
+    """
+    (mean, variance), (new_mean, new_variance) = _statistics(before), _statistics(now)
+    norm.running_mean += (new_mean - mean).to(norm.running_mean)
+    if not fitted:
+        norm.running_var *= (new_variance / variance.clamp_min(1e-12)).to(norm.running_var)
+
+
+def traced(small: nn.Module, model: nn.Module, calls: Sequence[Call]) -> tuple[fx.Graph, list[dict[str, Any]]] | None:
+    """The graph of the original's operations and the values of its inputs in each call; None for one that has none."""
+    with measure.evaluating(model), measure.evaluating(small):
+        try:
+            graph = _Tracer(small).trace(model)
+            return graph, [_bound(graph, model, call) for call in calls]
+        except Exception:  # control flow that depends on values: fx raises what the model's own code happens to raise
+            return None
+
+
+class _Tracer(fx.Tracer):
+    """Leaves are the layers that are fitted, and whatever has none of them and no BatchNorm inside."""
+
+    def __init__(self, small: nn.Module) -> None:
+        super().__init__()
+        stops: tuple[Any, ...] = (layers.Factorized, *KINDS, BATCHNORM)
+        self.names = {name for name, module in small.named_modules() if isinstance(module, stops)}
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        inside = any(name.startswith(module_qualified_name + ".") for name in self.names)
+        return module_qualified_name in self.names or not inside
+
+
+def _bound(graph: fx.Graph, model: nn.Module, call: Call) -> dict[str, Any]:
+    """Values of the graph's inputs, by name; ValueError where a model takes any number of them."""
+    bound = inspect.signature(model.forward).bind(*call.args, **call.kwargs)
+    bound.apply_defaults()
+    wanted = [str(node.target) for node in graph.nodes if node.op == "placeholder"]
+    if any(name not in bound.arguments for name in wanted):
+        raise ValueError("the model takes a number of inputs that is not fixed")
+    return {name: bound.arguments[name] for name in wanted}
+
+
+class Walk:
+    """The original and the compressed network on one graph, one operation after the other, each on all calls.
+
+    `values[node][k][b]` is what the original (k = 0) and the compressed one (k = 1) computed at a node in call b; it is
+    dropped after its last use.
+    """
+
+    def __init__(
+        self,
+        graph: fx.Graph,
+        bound: Sequence[dict[str, Any]],
+        small: nn.Module,
+        model: nn.Module,
+        skip: Collection[str] = (),
+    ) -> None:
+        self.graph, self.networks, self.bound = graph, (model, small), bound
+        self.values: dict[fx.Node, tuple[list[Any], list[Any]]] = {}
+        called = Counter(node.target for node in graph.nodes if node.op == "call_module")
+        self.once = {name for name, times in called.items() if times == 1}
+        self.shared, self.skip = shared_parameters(model), skip
+        self.fitted: set[fx.Node] = set()
+
+    def run(self) -> None:
+        """Fit the compressed network, in place."""
+        last: dict[fx.Node, fx.Node] = {}
+        for node in self.graph.nodes:
+            for used in node.all_input_nodes:
+                last[used] = node
+        for node in self.graph.nodes:
+            if node.op != "output":
+                self._visit(node)
+            for used in node.all_input_nodes:
+                if last[used] is node:
+                    self.values.pop(used, None)
+
+    def _visit(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            given = [bound[str(node.target)] for bound in self.bound]
+            copies = ([v.clone() if isinstance(v, Tensor) else v for v in given] for _ in range(2))
+            self.values[node] = next(copies), next(copies)  # operations may change their arguments
+            return
+        if node.op == "call_module":
+            name = str(node.target)
+            layer, made = (network.get_submodule(name) for network in self.networks)
+            if isinstance(made, BATCHNORM) and made.track_running_stats and name in self.once:
+                (source,) = node.all_input_nodes
+                shift_batchnorm(made, *self.values[source], fitted=source in self.fitted)
+            elif name in self.once and may_be_fitted(layer, made, self.shared) and not inside(name, self.skip):
+                self.values[node] = self._fit(node, layer, made)
+                return
+        self.values[node] = self._computed(node, 0), self._computed(node, 1)
+
+    def _computed(self, node: fx.Node, which: int) -> list[Any]:
+        return [self._one(node, which, call) for call in range(len(self.bound))]
+
+    def _one(self, node: fx.Node, which: int, call: int) -> Any:
+        """What one network makes of an operation in one call."""
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda used: self.values[used][which][call])
+        target: Any = node.target
+        if node.op == "call_module":
+            return self.networks[which].get_submodule(target)(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], target)(*args[1:], **kwargs)
+        if node.op == "get_attr":
+            return operator.attrgetter(target)(self.networks[which])
+        return target(*args, **kwargs)
+
+    def _fit(self, node: fx.Node, layer: Any, made: Any) -> tuple[list[Any], list[Any]]:
+        """Fit a layer; what both networks then compute at it."""
+        original, norm = self._computed(node, 0), self._norm_behind(node)
+        (source,) = node.all_input_nodes
+        wanted = self._with_shortcut(node, norm, original)
+        refit(layer, made, zip(self.values[source][1], wanted, strict=True), shift=norm is not None)
+        self.fitted.add(node)
+        return original, self._computed(node, 1)
+
+    def _norm_behind(self, node: fx.Node) -> Any:
+        """The BatchNorm, called once, that alone uses what a layer computes; None where there is none."""
+        users = list(node.users)
+        if len(users) != 1 or users[0].op != "call_module" or users[0].target not in self.once:
+            return None
+        norm: Any = self.networks[1].get_submodule(str(users[0].target))
+        return norm if isinstance(norm, BATCHNORM) and norm.track_running_stats else None
+
+    def _with_shortcut(self, node: fx.Node, norm: Any, wanted: list[Tensor]) -> list[Tensor]:
+        """What a layer should give so that its sum with a shortcut, whose values have changed, is the original's."""
+        behind = node if norm is None else next(iter(node.users))
+        users = list(behind.users)
+        if len(users) != 1 or users[0].target not in ADDS or len(users[0].all_input_nodes) != 2:
+            return wanted
+        (other,) = (used for used in users[0].all_input_nodes if used is not behind)
+        gaps = [before - now for before, now in zip(*self.values[other], strict=True)] if other in self.values else []
+        if [gap.shape for gap in gaps] != [y.shape for y in wanted]:
+            return wanted
+        if norm is None:
+            return [y + gap for y, gap in zip(wanted, gaps, strict=True)]
+        scale = (norm.running_var + norm.eps).rsqrt() * (1.0 if norm.weight is None else norm.weight)
+        passes = scale.abs() > SMALLEST * scale.abs().max()
+        inverse = torch.where(passes, 1 / scale, torch.zeros_like(scale)).reshape(-1, *[1] * (wanted[0].ndim - 2))
+        return [y + gap * inverse for y, gap in zip(wanted, gaps, strict=True)]
+
+
+def _statistics(batches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel over all batches and positions, float64."""
+    flat = [x.transpose(0, 1).flatten(1) for x in batches]
+    number = sum(x.shape[1] for x in flat)
+    mean = torch.stack([x.sum(1).double() for x in flat]).sum(0) / number
+    squares = [(x - mean[:, None].to(x)).square().sum(1).double() for x in flat]
+    return mean, torch.stack(squares).sum(0) / number
