@@ -22,6 +22,8 @@ RERUNS = [
     ("bench_characters", {"rank": 3, "first_rank": 2}),
     ("bench_compress", {"formats": ["svd"], "seed": 1}),
     ("bench_compress", {"formats": ["spatial_svd"], "budget": 0.6}),
+    ("bench_latency", {"budgets": [0.9, 0.01], "batches": [2], "formats": ["svd"]}),
+    ("bench_latency", {"budgets": [0.8], "batches": [1], "seed": 1}),
     ("bench_sweeps", {"cells": 1, "kills": 0}),
     ("bench_sweeps", {"cells": 0, "kills": 1, "seed": 3}),
 ]
@@ -39,7 +41,7 @@ def test_rerun_benchmark(name, parameters, tmp_path, monkeypatch):
     assert record["seed"] == parameters.get("seed", 0)
     asserts = {"bench_layers": layers, "bench_convolutions": convolutions, "bench_products": products, "bench_cp": cp}
     asserts |= {"bench_characters": characters, "bench_coupled": coupled, "bench_sweeps": sweeps}
-    asserts |= {"bench_compress": whole}
+    asserts |= {"bench_compress": whole, "bench_latency": latency}
     asserts[name](record["metrics"], parameters)
 
 
@@ -54,6 +56,21 @@ def whole(metrics, parameters):
     assert 0 < row["slowest_layer_share"] <= row["slowest_format_share"] <= 1 + 1e-9
     assert metrics["peak_bytes"] >= row["peak_bytes"] > 1e8
     positive(row, "curves_s", "plan_s", "second_plan_s", "apply_s")
+
+
+def latency(metrics, parameters):
+    rows = metrics["rows"]
+    places = [(row["network"], row["batch"], row["budget"]) for row in rows]
+    assert places == [("quick-cifar10", parameters["batches"][0], budget) for budget in parameters["budgets"]]
+    assert metrics["reached"] == sum(row["reached"] for row in rows)
+    for row in rows:
+        if row["reached"]:
+            positive(row, "predicted", "measured", "macs", "params")
+            assert row["low"] <= row["measured"] <= row["high"]
+            assert row["off"] == pytest.approx(row["predicted"] / row["measured"] - 1)
+        else:
+            assert "out of reach" in row["said"]
+    assert not any(row["reached"] for row in rows if row["budget"] < 0.1)
 
 
 def characters(metrics, parameters):
