@@ -826,6 +826,58 @@ print("repairing BatchNorm helps, or costs next to nothing")
 # Read the last column with its standard error, on this many images: what differs by less than two of them may as well be equal. The large step is from raw to repaired, whatever the ranks. No weight was trained;
 # what training adds, and whether the order survives it, takes whole studies.
 #
+# ### By measured latency
+#
+# Multiplications are not time: lesson 07 shows small and depthwise convolutions far below the speed of large ones. So `Budget(latency=0.8)` asks a clock. Every candidate is frozen and timed *inside* the
+# frozen network, since alone its inputs would be warm. The prediction is a sum again,
+#
+# $$t(\text{plan}) = t_0 + \sum_k t_{k j_k} ,$$
+#
+# $t_0$ being what the network takes besides these layers. That is an assumption, so it is checked: the compressed network is timed beside the original; where the two differ by more than a tenth, the times are corrected and the plan is
+# made anew. **Predict:** this network at 0.5 of its MACs, on one image: at which share of its time?
+#
+# The benchmark [bench_latency](experiments/bench_latency.ipynb) plans for several shares and then times each network once more, which the plan has not seen. From its record:
+
+
+# %%
+def newest(name):
+    """The newest record of a benchmark at full size, or None."""
+    found = study.results(name)
+    found = found[found["parameters.profile"] == "full"] if len(found) else found
+    return found.iloc[-1] if len(found) else None
+
+
+# %% tags=["nbval-ignore-output"] jupyter={"outputs_hidden": true}
+clock = newest("bench-latency")
+if clock is not None:
+    promised = pd.DataFrame(clock["metrics.rows"])
+    display(promised[["network", "batch", "budget", "reached", "predicted", "measured", "macs", "params"]].round(2))
+    print("largest difference:", f"{clock['metrics.largest_off']:.0%};", clock["machine.cpu"])
+
+# %% [markdown]
+# Where `reached` is false, no mixture of these formats is that fast: in a small network at batch 1 most of the time is not multiplying, and no rank brings it back. Compare the columns `measured` and `macs`: the first falls much more slowly.
+#
+# ### And how long does a plan take?
+#
+# The curves cost nearly all of it; another budget from the same curves takes a fraction of a second. The benchmark [bench_compress](experiments/bench_compress.ipynb) goes from ResNet-20 to VGG-16; what dominates stands beside each point.
+
+# %% tags=["nbval-ignore-output"] jupyter={"outputs_hidden": true}
+spent = newest("bench-compress")
+if spent is not None:
+    spent = pd.DataFrame(spent["metrics.rows"])
+    fig, ax = plt.subplots()
+    ax.loglog(spent.params / 1e6, spent.curves_s + spent.plan_s + spent.apply_s, "o")
+    for place in spent.itertuples():
+        told_beside = f"{place.network}: {place.slowest_format} {place.slowest_format_share:.0%}"
+        seconds = place.curves_s + place.plan_s + place.apply_s
+        ax.annotate(told_beside, (place.params / 1e6, seconds), (4, 4), textcoords="offset points", fontsize=7)
+    ax.set(xlabel="parameters, millions", ylabel="curves, plan and apply, seconds", xlim=(0.1, 3000))
+    ax.set_title("Five hundred times the parameters, some fifteen times the time")
+    plt.show()
+
+# %% [markdown]
+# Time follows the sizes of matrices more than the number of parameters: one SVD of the largest layer, or many layers with a format that iterates.
+#
 # ## 6. Does predicted loss tell measured loss?
 #
 # An allocation is as good as its $\ell$. Schuurmans et al. (ICLR 2023) asked which error measure orders networks as their accuracy does, and report that errors of layers' *features* do not correlate with it significantly better than
