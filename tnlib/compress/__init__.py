@@ -9,7 +9,8 @@ from tnlib.compress.allocate import Allocation, allocate
 from tnlib.compress.budget import Budget
 from tnlib.compress.clock import Clock
 from tnlib.compress.curves import Candidate, Curves, curves
-from tnlib.compress.norms import METRICS, LossMetric, Norm
+from tnlib.compress.metrics import METRICS
+from tnlib.compress.norms import LossMetric, Norm
 from tnlib.compress.plan import Plan
 from tnlib.compress.repair import reestimate_batchnorm, repair
 from tnlib.compress.times import Times

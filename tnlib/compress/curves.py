@@ -15,8 +15,10 @@ import torch
 from torch import nn
 
 from tnlib import layers, paths
+from tnlib.compress.fitting import QUICK
 from tnlib.compress.inputs import with_example
-from tnlib.compress.norms import LossMetric, Norm, metric_of
+from tnlib.compress.metrics import metric_of
+from tnlib.compress.norms import LossMetric, Norm
 from tnlib.compress.prices import Prices
 from tnlib.compress.survey import Place, Survey, opened, survey
 from tnlib.compress.times import Times, as_rank, keys_of, this_machine
@@ -33,6 +35,7 @@ SKETCHED: dict[str, dict[str, Any]] = {
 }
 FITTED: dict[str, dict[str, Any]] = {name: {"max_iter": 100, "tol": 1e-6} for name in ("cp", "cp3")}
 SHARES = (0.06, 0.12, 0.22, 0.36, 0.55, 0.8)  # of a layer's parameters, where each rank is fitted
+FINER = (0.06, 0.09, 0.13, 0.18, 0.24, 0.31, 0.4, 0.5, 0.65, 0.8)  # likewise, where fitting follows
 ERRORS = (0.94, 0.86, 0.77, 0.68, 0.58, 0.49, 0.4, 0.32, 0.24, 0.16, 0.08, 0.02)
 COUNTED = 60  # candidates of a curve whose costs are, where there is no formula
 FEW = 16  # candidates of a curve whose losses are computed one by one
@@ -131,7 +134,7 @@ def curves(
         inputs: a tensor of samples, an iterable of batches or one mapping of keyword arguments; labels are ignored.
             With the metric `weight` no more is read of them than the example.
         formats: of `layers.FORMATS`; each layer takes those that it knows.
-        metric: `weight` or `input`, or a `LossMetric`.
+        metric: of `METRICS`, or a `LossMetric`.
         example: the inputs of the call whose cost counts; by default the first sample of a tensor, the first batch of
             anything else.
         skip: qualified names of modules that are to stay as they are, with all that they contain.
@@ -210,12 +213,15 @@ def _losses(place: Place, format: str, norm: Norm, prices: Prices, seed: int) ->
         prices.prepare(place, format, ranks)
         ranks = _thinned(place, format, ranks, losses, prices)
     elif format in ("cp", "cp3"):
-        ranks = _by_share(layer, format)
+        ranks = _by_share(layer, format, FINER if norm.fits else SHARES)
     else:
-        made = (layers.factorize(layer, format, rel_error=error, **options) for error in ERRORS)
+        made = (
+            norm.fitted(layers.factorize(layer, format, rel_error=error, **options), layer, QUICK) for error in ERRORS
+        )
         pairs = {small.rank: norm.loss(place.weight, small.dense_weight()) for small in made}
         return sorted(pairs.items(), key=lambda pair: pair[1])
-    return [(r, norm.loss(place.weight, layers.factorize(layer, format, r, **options).dense_weight())) for r in ranks]
+    fitted = (norm.fitted(layers.factorize(layer, format, r, **options), layer, QUICK) for r in ranks)
+    return [(r, norm.loss(place.weight, small.dense_weight())) for r, small in zip(ranks, fitted, strict=True)]
 
 
 def _thinned(place: Place, format: str, ranks: list[Ranks], losses: list[float], prices: Prices) -> list[Ranks]:
@@ -241,11 +247,11 @@ def _worth_counting(
     return [(row.rank, row.loss) for row in kept if row.rank is not None]
 
 
-def _by_share(layer: nn.Module, format: str) -> list[Ranks]:
+def _by_share(layer: nn.Module, format: str, shares: Sequence[float]) -> list[Ranks]:
     """Ranks of a CPD at shares of the layer's parameters."""
     cost, limit = partial(layers.size, layer, format), layers.max_rank(layer, format)
     dense, ranks = sum(p.numel() for p in layer.parameters()), set()
-    for share in SHARES:
+    for share in shares:
         try:
             ranks.add(rank_within(share, cost, dense, limit, "params"))
         except ValueError:  # smaller than rank 1 is
@@ -270,8 +276,9 @@ def undominated(rows: Sequence[Candidate]) -> list[Candidate]:
 def _digest(place: Place, format: str, norm: Norm, key: str, seed: int) -> str:
     """Of all that decides a curve: weight, configuration, format, norm, seed, and how this module makes it."""
     digest = hashlib.sha256()
-    how = [format, key, seed, norm.ridge, SKETCHED, SHARES, ERRORS, FEW, 1]
+    how = [format, key, seed, norm.ridge, norm.fits, QUICK, SKETCHED, SHARES, FINER, ERRORS, FEW, 2]
     digest.update(json.dumps([place.setting, how]).encode())
     digest.update(place.weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    digest.update(norm.moment.digest().encode() if norm.moment is not None else b"")
+    for tensor in () if norm.moment is None else (norm.moment.total, norm.outputs):
+        digest.update(b"" if tensor is None else tensor.cpu().numpy().tobytes())
     return digest.hexdigest()[:32]

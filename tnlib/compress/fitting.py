@@ -13,12 +13,13 @@ from tnlib import layers
 from tnlib.layers.stages import balanced, groups_of
 
 STEPS, PRODUCTS = 15, 25  # of Levenberg-Marquardt, and of conjugate gradients in each of them
+QUICK = (3, 12)  # likewise, for each candidate of a curve
 TOLERANCE = 1e-3  # a step that gains less, relative to the error, is the last
 Kernel = Callable[..., Tensor]
 
 
 def fit_factors(
-    layer: layers.Factorized, target: Tensor, moment: Tensor, *, steps: int = STEPS, products: int = PRODUCTS
+    layer: layers.Factorized, target: Tensor, moment: Tensor, steps: int = STEPS, products: int = PRODUCTS
 ) -> tuple[list[Tensor], list[float]]:
     """Factors whose kernel K is near a target in the norm of a moment, from the layer's own on.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from typing import Any
 
@@ -52,12 +51,22 @@ class Moment:
         by_group: Tensor = patches.unflatten(0, (self.groups, -1))
         return by_group.flatten(3).flatten(1, 2)
 
-    def square(self, kernel: Tensor) -> Tensor:
-        """Sum of squares of what a weight of the layer's shape makes of all vectors, or rows of a table, float64."""
+    def square(self, kernel: Tensor, outputs: Tensor | None = None) -> Tensor:
+        """Sum of squares of what a weight of the layer's shape makes of all vectors, or rows of a table, float64.
+
+        With `outputs`, (groups, outputs, outputs), as a quadratic form of the outputs instead.
+        """
         if self.total.ndim == 1:
-            return (kernel.square().sum(1) * self.total).sum()
+            rows = kernel if outputs is None else kernel @ outputs[0]
+            return ((rows * kernel).sum(1) * self.total).sum()
         flat: Tensor = kernel.unflatten(0, (self.groups, -1)).flatten(2)
-        return (flat @ self.total * flat).sum()
+        return ((flat if outputs is None else outputs @ flat) @ self.total * flat).sum()
+
+    def damped(self, ridge: float) -> Tensor:
+        """The mean over all vectors, (groups, S window, S window), plus a ridge relative to its mean diagonal entry."""
+        mean = self.total / max(1, self.vectors)
+        added = ridge * mean.diagonal(dim1=1, dim2=2).mean(1) + 1e-300
+        return mean + torch.diag_embed(added[:, None].expand(mean.shape[:2]))
 
     def metric(self, ridge: float) -> layers.Metric | None:
         """The moment of the input channels, the mean over the window's pixels; None with several groups, of a table."""
@@ -71,7 +80,3 @@ class Moment:
             channels, dtype=mean.dtype, device=mean.device
         )
         return layers.Metric(inputs=damped)
-
-    def digest(self) -> str:
-        """SHA-256 of the numbers."""
-        return hashlib.sha256(self.total.cpu().numpy().tobytes()).hexdigest()

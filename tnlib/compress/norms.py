@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from tnlib import layers, measure
+from tnlib.compress.fitting import fit_factors
 from tnlib.compress.inputs import Call
 from tnlib.compress.moments import Moment
 from tnlib.compress.survey import Place
@@ -23,19 +24,40 @@ class Norm:
     Attributes:
         moment: second moment of what the weight is applied to; None for the weight's own norm.
         ridge: added to the moment where the weight is factored in its norm, relative to its mean diagonal entry.
+        outputs: (groups, outputs, outputs), how much squared errors of the outputs count, and the loss is absolute;
+            None: all alike, and it is relative to what the weight makes of the inputs.
+        fits: whether factors are fitted in the norm of the moment after a decomposition.
     """
 
     moment: Moment | None = None
     ridge: float = 1e-4
+    outputs: Tensor | None = None
+    fits: bool = False
 
     @property
     def metric(self) -> layers.Metric | None:
         """The norm of channels in which weights are factored; None for the weight's own."""
         return None if self.moment is None else self.moment.metric(self.ridge)
 
+    def fitted(self, small: Any, layer: Any, effort: tuple[int, int]) -> Any:
+        """What stands for a layer, its factors fitted in the norm of the moment; itself where `fits` is false.
+
+        `effort`: steps of `fit_factors`, and products in each.
+        """
+        if self.moment is None or not self.fits or self.moment.total.ndim == 1:
+            return small
+        target = layer.weight.detach().double().unflatten(0, (self.moment.groups, -1)).flatten(2)
+        factors, errors = fit_factors(small, target, self.moment.damped(self.ridge), *effort)
+        return type(small).from_factors(factors, like=layer) if len(errors) > 1 else small
+
     def loss(self, weight: Tensor, approximation: Tensor) -> float:
-        """Relative squared error: of the weight, or of what it makes of the inputs. 0 for a zero weight."""
+        """Squared error: of the weight, or of what it makes of the inputs; relative but with `outputs`.
+
+        0 for a zero weight.
+        """
         whole, error = weight.detach().double(), approximation.detach().double() - weight.detach().double()
+        if self.moment is not None and self.outputs is not None:
+            return float(self.moment.square(error, self.outputs))
         if self.moment is None:
             before, after = whole.square().sum(), error.square().sum()
         else:
@@ -89,15 +111,3 @@ class InputError(LossMetric):
             for handle in handles:
                 handle.remove()
         return {place.name: Norm(moments[place.layer]) for place in places}
-
-
-METRICS: dict[str, type[LossMetric]] = {cls.key: cls for cls in (WeightError, InputError)}
-
-
-def metric_of(metric: str | LossMetric) -> LossMetric:
-    """The metric of this name, or the given one; ValueError for an unknown name."""
-    if isinstance(metric, LossMetric):
-        return metric
-    if metric not in METRICS:
-        raise ValueError(f"unknown metric {metric!r}; expected one of {', '.join(METRICS)}, or a LossMetric")
-    return METRICS[metric]()

@@ -16,8 +16,10 @@ from tnlib import layers
 from tnlib.compress.allocate import allocate
 from tnlib.compress.budget import Budget
 from tnlib.compress.curves import FITTED, Candidate, Curves
+from tnlib.compress.fitting import PRODUCTS, STEPS
 from tnlib.compress.inputs import calls
-from tnlib.compress.norms import Norm, metric_of
+from tnlib.compress.metrics import metric_of
+from tnlib.compress.norms import Norm
 from tnlib.compress.survey import Place, opened
 from tnlib.compress.times import as_rank
 
@@ -142,7 +144,10 @@ class Plan:
         options: dict[str, Any] = {"seed": self.seed, **FITTED.get(chosen.format, {})}
         if not layers.format_class(layer, chosen.format).in_digits and norm.metric is not None:
             options["metric"] = norm.metric
-        return layers.factorize(layer, chosen.format, chosen.rank, **options)
+        made: nn.Module = norm.fitted(
+            layers.factorize(layer, chosen.format, chosen.rank, **options), layer, (STEPS, PRODUCTS)
+        )
+        return made
 
     def _norms(self, model: nn.Module, inputs: Any) -> Mapping[str, Norm]:
         if self.norms is not None:

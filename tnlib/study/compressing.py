@@ -61,7 +61,7 @@ def compress_network(
             inputs the layers are fitted on them, one after the other (`compress.repair`).
         example: shape, batch included, of the one input whose cost counts; by default the first sample, or batch.
         formats: to choose from; by default those whose curve comes from one decomposition.
-        metric: `weight`, or `input`, which needs inputs.
+        metric: of `compress.METRICS`: `weight`, or `input` and `exact`, which need inputs.
         skip: qualified names of modules that stay as they are.
         seed: of the decompositions and the choice of images.
         cache: folder where curves and times are kept.
@@ -80,14 +80,13 @@ def compress_network(
         model = network.model
         batches, told = _inputs(network, inputs, example, seed)
         shape = None if example is None else _zeros(example, batches, model)
-        if batches is None and (shape is None or metric == "input"):
-            shown = (
-                "" if metric == "input" else ", or the shape of the network's one input, as in --example 1,3,224,224"
-            )
+        needed = metric in compress.METRICS and compress.METRICS[metric].needs_inputs
+        if batches is None and (shape is None or needed):
+            shown = "" if needed else ", or the shape of the network's one input, as in --example 1,3,224,224"
             raise ValueError(f"{target} needs --inputs{shown}")
         call = _counted(model, shape if batches is None else batches, shape)
         _require_runs(model, call, shape is not None)
-        with _naming(batches if metric == "input" else None):
+        with _naming(batches if needed else None):
             curves = compress.curves(
                 model,
                 shape if batches is None else batches,
