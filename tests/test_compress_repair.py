@@ -377,6 +377,16 @@ def test_one_sample_and_batches_of_other_sizes():
     assert torch.isfinite(uneven(images())).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_of_weights(dtype):
+    x = images().to(dtype)
+    model = used(seeded(Traceable).to(dtype), x)
+    small = compress.plan(model, x, Budget(params=0.5), formats=("svd",)).apply(model)
+    repaired = compress.repair(small, model, x)
+    assert {p.dtype for p in repaired.parameters()} == {dtype}
+    assert distance(repaired, model, x) < 0.8 * distance(small, model, x)
+
+
 def test_an_operation_in_place_changes_nobodys_inputs():
     class InPlace(nn.Module):
         def __init__(self):

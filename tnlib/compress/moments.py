@@ -37,7 +37,8 @@ class Moment:
         self.add_vectors(self.vectors_of(x))
 
     def add_vectors(self, vectors: Tensor) -> None:
-        """Take in what `vectors_of` returned."""
+        """Take in what `vectors_of` returned; their products are those of float32 at least."""
+        vectors = vectors.float() if vectors.element_size() < 4 else vectors
         self.total += torch.bmm(vectors, vectors.mT)
         self.vectors += vectors.shape[2]
 

@@ -27,6 +27,8 @@ class _Sums:
 
     def add(self, vectors: Tensor, outputs: Tensor) -> None:
         """Take in columns, (groups, inputs window, number) and (groups, outputs, number)."""
+        if vectors.element_size() < 4:
+            vectors, outputs = vectors.float(), outputs.float()
         self.moment.add_vectors(vectors)
         self.cross += torch.bmm(outputs, vectors.mT)
         self.x += vectors.sum(2)

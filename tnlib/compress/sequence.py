@@ -125,13 +125,13 @@ class Walk:
             copies = ([v.clone() if isinstance(v, Tensor) else v for v in given] for _ in range(2))
             self.values[node] = next(copies), next(copies)  # operations may change their arguments
             return
-        if node.op == "call_module":
+        if node.op == "call_module" and node.target in self.once and len(node.all_input_nodes) == 1:
             name = str(node.target)
             layer, made = (network.get_submodule(name) for network in self.networks)
-            if isinstance(made, BATCHNORM) and made.track_running_stats and name in self.once:
+            if isinstance(made, BATCHNORM) and made.track_running_stats:
                 (source,) = node.all_input_nodes
                 shift_batchnorm(made, *self.values[source], fitted=source in self.fitted)
-            elif name in self.once and may_be_fitted(layer, made, self.shared) and not inside(name, self.skip):
+            elif may_be_fitted(layer, made, self.shared) and not inside(name, self.skip):
                 self.values[node] = self._fit(node, layer, made)
                 return
         self.values[node] = self._computed(node, 0), self._computed(node, 1)
