@@ -132,6 +132,8 @@ RERUNS = [
     ("09_reproduce_novikov", {"seed": 2, "rank": 2, "epochs": 2}),
     ("10_run_a_study", {"seed": 1, "simulations": 1000}),
     ("10_run_a_study", {"seed": 2, "level": 0.9}),
+    ("11_review_the_state_of_the_art", {"seed": 1, "network": "ResNet-20"}),
+    ("11_review_the_state_of_the_art", {"seed": 2, "network": "VGG-16", "spread": 0.4}),
     ("12_choose_ranks", {"seed": 1, "budget": 0.4, "energy": 0.7, "layer": "layer3.2.conv1"}),
     ("12_choose_ranks", {"seed": 2, "budget": 0.7, "energy": 0.9, "layer": "layer3.0.conv2"}),
     ("20_compute_with_trains", {"seed": 1, "sites": 12, "coupling": -0.4}),

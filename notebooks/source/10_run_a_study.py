@@ -12,7 +12,7 @@
 # **Time.** 110 minutes: 35 to read text and code, 75 for the exercises. Run All takes a minute or two.
 # **Difficulty.** Medium.
 #
-# Previous: [09 reproduce Novikov](09_reproduce_novikov.ipynb) · Next: [12 choose ranks](12_choose_ranks.ipynb) · [Solutions](solutions/10_run_a_study.ipynb) · [Glossary](GLOSSARY.md)
+# Previous: [09 reproduce Novikov](09_reproduce_novikov.ipynb) · Next: [11 review the state of the art](11_review_the_state_of_the_art.ipynb) · [Solutions](solutions/10_run_a_study.ipynb) · [Glossary](GLOSSARY.md)
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": four live runs; "full": twelve
@@ -654,4 +654,4 @@ check.percentile_interval(percentile_interval)
 # - The manuals of papermill, Dask and dask-jobqueue.
 
 # %% [markdown]
-# Previous: [09 reproduce Novikov](09_reproduce_novikov.ipynb) · Next: [12 choose ranks](12_choose_ranks.ipynb) · [Solutions](solutions/10_run_a_study.ipynb) · [Glossary](GLOSSARY.md)
+# Previous: [09 reproduce Novikov](09_reproduce_novikov.ipynb) · Next: [11 review the state of the art](11_review_the_state_of_the_art.ipynb) · [Solutions](solutions/10_run_a_study.ipynb) · [Glossary](GLOSSARY.md)

@@ -8,6 +8,7 @@ from right_answers import (
     cpd,
     lebedev,
     novikov,
+    review,
     run_a_study,
     start_here,
     tensor_algebra,
@@ -29,6 +30,7 @@ LESSONS = (
     lebedev,
     novikov,
     run_a_study,
+    review,
     choose_ranks,
 )
 RIGHT = {name: answers for lesson in LESSONS for name, answers in lesson.RIGHT.items()}

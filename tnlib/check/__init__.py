@@ -12,6 +12,7 @@ from tnlib.check import (
     cpd,
     lebedev,
     novikov,
+    review,
     run_a_study,
     start_here,
     tensor_algebra,
@@ -35,6 +36,7 @@ LESSONS = (
     lebedev,
     novikov,
     run_a_study,
+    review,
     choose_ranks,
     compute_with_trains,
 )

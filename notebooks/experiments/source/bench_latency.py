@@ -24,6 +24,8 @@ from tnlib import compress, layers, measure, models, study
 
 # %%
 torch.set_num_threads(threads)
+
+# %%
 names = ["quick-cifar10", "resnet20-cifar10"] if profile == "full" else ["quick-cifar10"]
 made = {name: models.load(name) for name in names}
 
@@ -39,33 +41,32 @@ def predicted(name, batch):
 
 
 # %%
+def compared(name, images, plan):
+    """The compressed network's time as a share of the original's: median and range."""
+    runs = {
+        "original": layers.freeze(made[name], images),
+        "compressed": layers.freeze(plan.apply(made[name]), images),
+    }
+    median, low, high = measure.compare(runs, images, seconds=2.0).speedup["compressed"]
+    return {"measured": 1 / median, "low": 1 / high, "high": 1 / low}
+
+
+# %%
 def row_of(name, batch, budget, images, curves, times):
     row = {"network": name, "batch": batch, "budget": budget}
     try:
         plan = compress.plan_within(curves, made[name], compress.Budget(latency=budget), times=times)
     except ValueError as error:
         return row | {"reached": False, "said": str(error)}
-    runs = {
-        "original": layers.freeze(made[name], images),
-        "compressed": layers.freeze(plan.apply(made[name]), images),
-    }
-    speedup, low, high = measure.compare(runs, images, seconds=2.0).speedup["compressed"]
-    row |= {
-        "reached": True,
-        "predicted": plan.share("latency"),
-        "measured": 1 / speedup,
-        "low": 1 / high,
-        "high": 1 / low,
-    }
-    return row | {
-        "off": plan.share("latency") * speedup - 1,
-        "macs": plan.share("macs"),
-        "params": plan.share("params"),
-    }
+    row |= {"reached": True, "predicted": plan.share("latency")} | compared(name, images, plan)
+    row["off"] = row["predicted"] / row["measured"] - 1
+    return row | {"macs": plan.share("macs"), "params": plan.share("params")}
 
 
 # %%
 rows, seconds = [], {}
+
+# %%
 for name in names:
     for batch in batches:
         images, curves, times, spent = predicted(name, batch)
