@@ -872,7 +872,7 @@ if spent is not None:
         seconds = place.curves_s + place.plan_s + place.apply_s
         ax.annotate(told_beside, (place.params / 1e6, seconds), (4, 4), textcoords="offset points", fontsize=7)
     ax.set(xlabel="parameters, millions", ylabel="curves, plan and apply, seconds", xlim=(0.1, 3000))
-    ax.set_title("Five hundred times the parameters, some fifteen times the time")
+    ax.set_title("Time grows much more slowly than the number of parameters")
     plt.show()
 
 # %% [markdown]
