@@ -11,7 +11,7 @@
 #
 # **What you need first.** Lesson 03 (truncation), 06 (layers made of factors), 07 (MACs); 08 for the last section.
 #
-# **Time.** 145 minutes: 80 to read text and code, 65 for the exercises. Run All takes a minute and a half.
+# **Time.** 155 minutes: 90 to read text and code, 65 for the exercises. Run All takes a minute and a half.
 # **Difficulty.** Medium.
 #
 # Previous: [11 review the state of the art](11_review_the_state_of_the_art.ipynb) · Next: [20 compute with trains](20_compute_with_trains.ipynb) · [Solutions](solutions/12_choose_ranks.ipynb) · [Glossary](GLOSSARY.md)
