@@ -172,6 +172,17 @@ RERUNS = [
         {"hidden": 4096, "rank": 3, "normalize": True, "epochs": 2, "batch": 100, "resumable": True},
     ),
     ("experiments/train_wide_network", {"format": "dense", "hidden": 64, "epochs": 1, "lr": 0.001, "held_out": 400}),
+    ("experiments/compare_formats", {"formats": ["cp3", "svd"], "metric": "exact", "inputs": 40, "budgets": [0.6]}),
+    (
+        "experiments/compare_formats",
+        {
+            "network": "mlp1024-mnist",
+            "formats": ["ttm"],
+            "choice": "uniform",
+            "metric": "weight",
+            "budgets": [0.5, 0.001],
+        },
+    ),
     ("experiments/compress_network", {"choice": "uniform", "budget": 0.7, "metric": "input", "inputs": 32, "seed": 1}),
     (
         "experiments/compress_network",
@@ -206,7 +217,7 @@ def test_rerun_with_other_parameters(name, parameters, tmp_path, monkeypatch):
     asserts |= {"experiments/replace_character_layers": characters, "experiments/tune_bounded_terms": bounded}
     asserts |= {"experiments/train_digit_layers": digits, "experiments/replace_alexnet_conv2": alexnet}
     asserts |= {"experiments/train_picture_layers": pictures, "experiments/train_wide_network": wide}
-    asserts |= {"experiments/compress_network": whole}
+    asserts |= {"experiments/compress_network": whole, "experiments/compare_formats": compared}
     asserts |= {"experiments/replace_vgg_fc6": vgg}
     if name in asserts:
         (record,) = records
@@ -370,6 +381,24 @@ def whole(metrics, parameters):
     right = np.unpackbits(np.frombuffer(bytes.fromhex(metrics["tuned_right"]), np.uint8))
     assert abs(right.sum() / metrics["test_images"] - stages[2]) < 1e-12
     assert not list((paths.RUNS / "train").glob("compress-network-*"))
+
+
+def compared(metrics, parameters):
+    assert [row["budget"] for row in metrics["rows"]] == parameters["budgets"]
+    assert metrics["has_norms"] == (parameters.get("network") != "mlp1024-mnist")
+    for row in metrics["rows"]:
+        if row["budget"] == 0.001:
+            assert "out of reach" in row["reason"]
+            assert set(row) == {"budget", "reason"}
+            continue
+        assert row["reason"] is None
+        assert row["budget"] - 0.15 < row["macs"] <= row["budget"]
+        assert {chosen[1] for chosen in row["chosen"]} - {None} <= set(parameters["formats"])
+        for stage in ("raw", "repaired")[: 1 + metrics["has_norms"]]:
+            right = np.unpackbits(np.frombuffer(bytes.fromhex(row[f"{stage}_right"]), np.uint8))
+            assert right.sum() / metrics["test_images"] == pytest.approx(row[f"{stage}_accuracy"])
+            assert 0.3 < row[f"{stage}_accuracy"] <= metrics["original_accuracy"] + 0.01
+        assert ("repaired_accuracy" in row) == metrics["has_norms"]
 
 
 def bounded(metrics, parameters):

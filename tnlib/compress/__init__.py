@@ -15,6 +15,7 @@ from tnlib.compress.plan import Plan
 from tnlib.compress.repair import reestimate_batchnorm, repair
 from tnlib.compress.times import Times
 from tnlib.compress.timing import measure_times
+from tnlib.compress.uniform import uniform
 from tnlib.compress.within import plan, plan_within
 
 __all__ = [
@@ -35,4 +36,5 @@ __all__ = [
     "plan_within",
     "reestimate_batchnorm",
     "repair",
+    "uniform",
 ]
