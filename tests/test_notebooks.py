@@ -397,7 +397,7 @@ def compared(metrics, parameters):
         for stage in ("raw", "repaired")[: 1 + metrics["has_norms"]]:
             right = np.unpackbits(np.frombuffer(bytes.fromhex(row[f"{stage}_right"]), np.uint8))
             assert right.sum() / metrics["test_images"] == pytest.approx(row[f"{stage}_accuracy"])
-            assert 0.3 < row[f"{stage}_accuracy"] <= metrics["original_accuracy"] + 0.01
+            assert 0.05 < row[f"{stage}_accuracy"] <= metrics["original_accuracy"] + 0.01
         assert ("repaired_accuracy" in row) == metrics["has_norms"]
 
 

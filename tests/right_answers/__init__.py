@@ -2,6 +2,7 @@
 
 from right_answers import (
     choose_ranks,
+    comparison,
     compute_with_trains,
     costs,
     coupled_trains,
@@ -32,5 +33,6 @@ LESSONS = (
     run_a_study,
     review,
     choose_ranks,
+    comparison,
 )
 RIGHT = {name: answers for lesson in LESSONS for name, answers in lesson.RIGHT.items()}

@@ -6,6 +6,7 @@
 import tnlib.decompose  # noqa: F401 - makes torch the backend of TensorLy, also for answers outside a notebook
 from tnlib.check import (
     choose_ranks,
+    comparison,
     compute_with_trains,
     costs,
     coupled_trains,
@@ -38,6 +39,7 @@ LESSONS = (
     run_a_study,
     review,
     choose_ranks,
+    comparison,
     compute_with_trains,
 )
 EXERCISES: dict[str, Exercise] = {exercise.name: exercise for lesson in LESSONS for exercise in lesson.EXERCISES}
