@@ -136,6 +136,8 @@ RERUNS = [
     ("11_review_the_state_of_the_art", {"seed": 2, "network": "VGG-16", "spread": 0.4}),
     ("12_choose_ranks", {"seed": 1, "budget": 0.4, "energy": 0.7, "layer": "layer3.2.conv1"}),
     ("12_choose_ranks", {"seed": 2, "budget": 0.7, "energy": 0.9, "layer": "layer3.0.conv2"}),
+    ("13_compare_representations", {"seed": 1, "layer": "layer1.1.conv2", "budget": 0.25}),
+    ("13_compare_representations", {"seed": 2, "layer": "layer3.1.conv2", "network": "charnet-chars36"}),
     ("20_compute_with_trains", {"seed": 1, "sites": 12, "coupling": -0.4}),
     ("20_compute_with_trains", {"seed": 2, "layer": "layer2.1.conv2", "fraction": 0.2}),
     ("experiments/compress_one_layer", {"format": "cp", "rank": 5, "seed": 9}),

@@ -14,7 +14,7 @@
 # **Time.** 155 minutes: 90 to read text and code, 65 for the exercises. Run All takes a minute and a half.
 # **Difficulty.** Medium.
 #
-# Previous: [11 review the state of the art](11_review_the_state_of_the_art.ipynb) · Next: [20 compute with trains](20_compute_with_trains.ipynb) · [Solutions](solutions/12_choose_ranks.ipynb) · [Glossary](GLOSSARY.md)
+# Previous: [11 review the state of the art](11_review_the_state_of_the_art.ipynb) · Next: [13 compare representations](13_compare_representations.ipynb) · [Solutions](solutions/12_choose_ranks.ipynb) · [Glossary](GLOSSARY.md)
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": 300 test images, 24 random networks; "full": 2,000, 60
@@ -1262,4 +1262,4 @@ check.least_loss(least_loss)
 # - A.-H. Phan et al., [*Stable low-rank tensor decomposition for compression of convolutional neural network*](https://arxiv.org/abs/2008.05441), ECCV 2020.
 
 # %% [markdown]
-# Previous: [11 review the state of the art](11_review_the_state_of_the_art.ipynb) · Next: [20 compute with trains](20_compute_with_trains.ipynb) · [Solutions](solutions/12_choose_ranks.ipynb) · [Glossary](GLOSSARY.md)
+# Previous: [11 review the state of the art](11_review_the_state_of_the_art.ipynb) · Next: [13 compare representations](13_compare_representations.ipynb) · [Solutions](solutions/12_choose_ranks.ipynb) · [Glossary](GLOSSARY.md)

@@ -1,0 +1,542 @@
+# %% [markdown]
+# # Compare the representations
+#
+# **What you'll do.** Bring networks to the same number of multiplications in eight formats, and ask which one loses least: for one layer
+# live, for whole networks from records.
+#
+# **What you'll learn.** What has to be equal before two methods may be compared. Why the better format at equal *rank* is the worse one at
+# equal *cost*. How to test many pairs on the same images without fooling yourself, how to rank methods over networks, and how far a
+# rule derived on some networks holds on another one.
+#
+# **What you need first.** Lesson 06 (formats), 07 (MACs), 10 (paired tests), 12 (allocation).
+#
+# **Time.** 90 minutes: 30 to read text and code, 60 for the exercises. Run All takes a minute. **Difficulty.** Medium.
+#
+# Previous: [12 choose ranks](12_choose_ranks.ipynb) · Next: [20 compute with trains](20_compute_with_trains.ipynb) · [Solutions](solutions/13_compare_representations.ipynb) · [Glossary](GLOSSARY.md)
+
+# %% tags=["parameters"]
+profile: str = "quick"  # "quick": 500 test images where networks are measured live; "full": all that are committed
+layer: str = "layer2.1.conv1"  # the 3x3 convolution of ResNet-20 to look at
+network: str = "quick-cifar10"  # the network whose records are drawn
+budget: float = 0.5  # share of the multiplications where pairs are tested: 0.75, 0.5, 0.35, 0.25 or 0.1
+seed: int = 0  # decides which images are drawn
+
+# %%
+from itertools import combinations
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest, rankdata
+from torch import nn
+
+from tnlib import check, compress, data, layers, measure, models, plots, study, train
+from tnlib.study.sweep import load as load_sweep
+
+plots.use_style()
+rng = np.random.default_rng(seed)
+
+# %% [markdown]
+# ## The question
+#
+# *CP, Tucker or a tensor train, for my layer?* You know eight ways to store a kernel $T \times S \times k_h \times k_w$ in fewer numbers.
+# **Before you read on, predict:** at half of a network's multiplications, which one of these loses the fewest images, and which one the most?
+#
+# | format | the kernel becomes | one position costs |
+# | --- | --- | --- |
+# | `svd` | $k_h \times k_w$, then $1 \times 1$ | $R\,(S k_h k_w + T)$ |
+# | `spatial_svd` | $k_h \times 1$, then $1 \times k_w$ | $R\,(S k_h + T k_w)$ |
+# | `tucker2` | $1 \times 1$, core $k_h \times k_w$, $1 \times 1$ | $S R_S + R_S R_T k_h k_w + T R_T$ |
+# | `cp3` | $1 \times 1$, one $k_h \times k_w$ window a channel, $1 \times 1$ | $R\,(S + k_h k_w + T)$ |
+# | `cp` | the same with windows $k_h \times 1$ and $1 \times k_w$ | $R\,(S + k_h + k_w + T)$ |
+#
+# and `tucker`, `tt` and `ttm`, which have several ranks each.
+
+# %% [markdown]
+# ## 1. Equal rank is not equal cost
+#
+# CP lies inside Tucker: a sum of $R$ terms has multilinear ranks of at most $R$, and its factor matrices span the subspaces. And Tucker-2
+# lies inside the truncated matrix: whoever truncates two modes has truncated one of them. So, with $E$ the smallest error in the Frobenius norm,
+#
+# $$E_{\text{svd}}(R) \;\le\; E_{\text{tucker2}}(R, R) \;\le\; E_{\text{cp3}}(R) .$$
+#
+# At equal rank CP is the *worst* of the three. Seen on a trained layer, in squared errors relative to the kernel's norm:
+
+# %%
+resnet = models.load("resnet20-cifar10")
+conv = resnet.get_submodule(layer)
+kernel = conv.weight.detach().double()
+
+
+def error(format, rank):
+    small = layers.factorize(conv, format, rank, seed=seed).dense_weight().detach().double()
+    return float((small - kernel).square().sum() / kernel.square().sum())
+
+
+# %%
+for rank in (2, 4, 8, 16):
+    errors = [error(format, rank) for format in ("svd", "tucker2", "cp3")]
+    assert errors[0] <= errors[1] + 1e-6 <= errors[2] + 2e-6
+    print(f"rank {rank:2}: svd {errors[0]:.2f}, tucker2 {errors[1]:.2f}, cp3 {errors[2]:.2f}")
+
+# %% [markdown]
+# (What is computed for Tucker and CP are upper bounds of their smallest errors. The first inequality holds for any Tucker-2 approximation, and
+# the second one does for these.) But a rank has another price in each format:
+
+# %%
+for format in ("svd", "spatial_svd", "tucker2", "cp3", "cp"):
+    share = layers.macs(conv, format, 8) / layers.macs(conv, "svd", 8)
+    print(f"{format:12} rank 8 costs {share:.2f} of what svd's does")
+assert layers.macs(conv, "cp3", 8) < layers.macs(conv, "tucker2", 8) < layers.macs(conv, "svd", 8)
+
+# %% [markdown]
+# **Predict, then look:** which curve is the lowest when the axis is cost?
+
+# %%
+FORMATS = ["svd", "spatial_svd", "tucker2", "cp3", "cp", "tt"]
+images = data.load("cifar10", "train").sample(32, seed).images
+found = compress.curves(resnet, images, FORMATS, only=[layer], seed=seed)
+dense = found.candidates[layer][0]
+fig, ax = plt.subplots()
+for format in FORMATS:
+    row = sorted((c for c in found.candidates[layer] if c.format == format), key=lambda c: c.macs)
+    ax.plot(
+        [c.macs / dense.macs for c in row],
+        [c.loss for c in row],
+        label=format,
+        **plots.FORMAT_STYLE[format],
+        markersize=3,
+    )
+ax.set(
+    xlabel="share of the layer's multiplications",
+    ylabel="relative squared error of the kernel",
+    xlim=(0, 1),
+    ylim=(0, 1),
+)
+ax.set_title(f"{layer}: by cost, CP has the smallest error")
+plots.label_lines(ax)
+plt.show()
+
+
+# %%
+def error_within(format, share):
+    small = layers.factorize(conv, format, share=share, of="macs", seed=seed)
+    return float(
+        (small.dense_weight().detach() - conv.weight.detach()).square().sum() / conv.weight.detach().square().sum()
+    )
+
+
+at_half = {format: error_within(format, 0.5) for format in FORMATS}
+for format in ("svd", "spatial_svd", "tucker2", "tt"):
+    assert at_half["cp3"] < at_half[format]
+print(", ".join(f"{format} {value:.2f}" for format, value in sorted(at_half.items(), key=lambda pair: pair[1])))
+
+# %% [markdown]
+# A term of CP costs $S + k_h k_w + T$; a rank of the SVD costs $S k_h k_w + T$, several times as much. So CP can afford so many more terms that the
+# order turns round. That is the error of a kernel. Whether the smallest error also loses the fewest images is another question (lesson 12); the next sections answer it.
+#
+# ## 2. Equal cost for a whole network
+#
+# A protocol. Whatever a study compares, four things have to be the same: the **network** with its weights, the **images** that may be looked at (and
+# whether their labels are), the **cost as realised** and not as asked for, and the **test images**, so that pairs can be compared image by image.
+#
+# The simplest way to a budget is *the same share for every layer*: each layer gets the largest rank whose cost is at most a share $s$ of its own, and $s$ is
+# as large as the budget allows. `compress.uniform` does that. It also hands out what rounding leaves, a rank a layer from the first one on.
+
+# %%
+small_net = models.load("quick-cifar10")
+curves = compress.curves(small_net, images, ("svd",))
+plans = {f: compress.uniform(curves, compress.Budget(macs=budget), f) for f in ("svd", "spatial_svd", "tucker2", "cp3")}
+for format, plan in plans.items():
+    counted = measure.cost(plan.apply(small_net, weights="empty"), images[:1]).macs
+    assert counted == plan.cost["macs"] <= budget * plan.original["macs"]
+    print(
+        f"{format:12} {plan.share('macs'):.4f} of the multiplications, ranks",
+        [c.rank for c in plan.chosen.values()][:3],
+    )
+
+# %% [markdown]
+# The dense layers of this network are no convolutions: three of the formats leave them as they are, and the convolutions pay for them.
+# Live, on a few test images:
+
+# %%
+test = data.load("cifar10", "test").sample({"quick": 500, "full": 2000}[profile], seed)
+right = {format: train.hits(plan.apply(small_net), test) for format, plan in plans.items()}
+right["dense"] = train.hits(small_net, test)
+pd.Series({format: float(hits.double().mean()) for format, hits in right.items()}, name="accuracy").round(3).to_frame()
+
+# %% [markdown]
+# ## 3. All formats, all budgets, from records
+#
+# The sweep `formats_study` does this on all 10,000 test images: every format alone, with the same share for every layer (and the kernel's own norm, as most people do), and with ranks allocated by predicted loss
+# in the norm of the inputs (lesson 12); then the best of four formats in each layer. BatchNorm's statistics are estimated anew on the same 1,000 images without labels, where a network has some.
+# No record was left out, and none is chosen among seeds.
+
+
+# %%
+def rows_of(record):
+    told = {k.removeprefix("parameters."): v for k, v in record.items() if k.startswith("parameters.")}
+    how = "menu" if len(told["formats"]) > 1 else told["formats"][0]
+    head = {
+        "network": told["network"],
+        "format": how,
+        "choice": told["choice"],
+        "metric": told["metric"],
+        "seed": record["seed"],
+    }
+    for row in record["metrics.rows"]:
+        yield (
+            head | {"dense": record["metrics.original_accuracy"], "dense_right": record["metrics.original_right"]} | row
+        )
+
+
+# %%
+records = study.results("compare-formats")
+records = records[records["parameters.profile"] == "full"].to_dict("records")
+points = pd.DataFrame([row for record in records for row in rows_of(record)])
+repaired = points.get("repaired_accuracy", points.raw_accuracy)
+points["accuracy"] = repaired.fillna(points.raw_accuracy)  # without BatchNorm there is nothing to estimate anew
+print(len(records), "records;", points.groupby("network").seed.nunique().to_dict(), "draws of images")
+
+# %% [markdown]
+# What is missing is told, too. The sweep's file lists all runs of the protocol:
+
+# %%
+asked = load_sweep(Path("formats_study")).runs
+names = ["network", "formats", "choice", "metric"]
+done = {repr([*(r[f"parameters.{name}"] for name in names), r["seed"]]) for r in records}
+missing = pd.Series([run.parameters["network"] for run in asked
+                     if repr([*(run.parameters[name] for name in names), run.parameters["seed"]]) not in done])  # fmt: skip
+print(f"{len(asked) - len(missing)} of {len(asked)} runs are on record; missing:", missing.value_counts().to_dict())
+
+# %%
+drawn = points[(points.network == network) & points.macs.notna()]
+fig, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=True)
+for ax, choice in zip(axes, ("uniform", "allocated"), strict=True):
+    part = drawn[(drawn.choice == choice) & (drawn.format != "menu")]
+    for format, rows in part.groupby("format"):
+        mean = rows.groupby("budget")[["macs", "accuracy"]].mean()
+        ax.plot(
+            mean.macs, mean.accuracy, label=format, **plots.FORMAT_STYLE.get(format, {"color": "0.4"}), markersize=3
+        )
+    ax.axhline(drawn.dense.iloc[0], color="0.4", linestyle="--", linewidth=1)
+    ax.set(xlabel="share of the multiplications", title=f"ranks: {choice}", xlim=(0, 1))
+    plots.label_lines(ax)
+axes[0].set_ylabel("accuracy, all test images")
+fig.suptitle(f"{network}: no training; dashed: the original")
+plt.show()
+
+# %%
+wide = points.pivot_table(index=["network", "format", "choice", "metric"], columns="budget", values="accuracy")
+(100 * wide.loc[network]).round(2)
+
+# %% [markdown]
+# An empty cell is a budget that the format cannot keep there: its record says why. Formats lose for two reasons, then: because their error is
+# large, and because their smallest cost is.
+
+# %%
+failed = points[points.reason.notna()].groupby(["network", "format", "choice"]).reason.agg(["size", "first"])
+pd.set_option("display.max_colwidth", 90)
+failed.rename(columns={"size": "budgets and draws", "first": "the first reason"})
+
+# %% [markdown]
+# ## 4. Are the differences real?
+#
+# Two networks are measured on the same 10,000 images, and most images say nothing: both networks are right, or both wrong. Of the $n$
+# that *one* of them alone has right, let $k$ be the first one's. If neither is better, each of the $n$ is a fair coin, so $k \sim \mathcal B(n, 1/2)$
+# and the exact p-value is $\min(1,\ 2\,P(X \le \min(k, n - k)))$: **McNemar's test** (1947). It needs no assumption on how hard the images are.
+#
+# With $m$ pairs some p-value is small by chance. **Holm's correction** (1979) sorts them, $p_{(1)} \le \dots \le p_{(m)}$, and replaces $p_{(i)}$ by
+# $\max_{j \le i} \min(1, (m - j + 1)\, p_{(j)})$. The chance of even one false finding is then at most the level, whatever the dependence.
+
+
+# %%
+def bits(text, number):
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))[:number].astype(bool)
+
+
+def mcnemar(a, b):
+    alone = int((a & ~b).sum()), int((~a & b).sum())
+    return binomtest(alone[0], sum(alone)).pvalue if sum(alone) else 1.0
+
+
+def holm(p):
+    order, m = np.argsort(p), len(p)
+    adjusted = np.maximum.accumulate(np.minimum(1, (m - np.arange(m)) * np.asarray(p)[order]))
+    return adjusted[np.argsort(order)]
+
+
+# %%
+assert np.allclose(holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
+coins = rng.random((2, 10_000)) < 0.9
+assert mcnemar(*coins) > 1e-6
+assert mcnemar(coins[0], coins[0]) == 1
+print("two networks that err independently and equally often: p =", "large" if mcnemar(*coins) > 0.001 else "small")
+
+# %%
+number = int(records[0]["metrics.test_images"]) if not len(drawn) else 10_000
+one = drawn[(drawn.budget == budget) & (drawn.seed == 0) & (drawn.choice == "allocated") & (drawn.metric == "input")]
+correct = {r["format"]: bits(r["repaired_right"] if isinstance(r.get("repaired_right"), str) else r["raw_right"], number)
+           for r in one.to_dict("records")}  # fmt: skip
+order = sorted(correct, key=lambda name: -correct[name].sum())
+pairs = list(combinations(order, 2))
+adjusted = dict(zip(pairs, holm([mcnemar(correct[a], correct[b]) for a, b in pairs]), strict=True))
+
+# %%
+table = pd.DataFrame("", order, order)
+for (a, b), p in adjusted.items():
+    gap = 100 * (correct[a].mean() - correct[b].mean())
+    table.loc[a, b] = f"{gap:+.2f}" + ("" if p < 0.05 else " (?)")
+table.iloc[:, 1:]
+
+# %% [markdown]
+# Points of accuracy that the row has over the column; `(?)` marks what Holm's correction leaves undecided at 5 %. The test says whether *these two
+# networks* differ. Whether the *methods* do is another question: another draw of images gives another pair of networks, which is why the protocol
+# has three.
+#
+# ## 5. Over networks
+#
+# Accuracies of different networks must not be averaged: one that loses much would decide alone. Rank the methods within each network and budget, and average the **places**
+# (Friedman 1937; Demsar 2006): 1 for the best, a shared mean for ties. What keeps no budget gets the last place.
+
+# %%
+alone = points[(points.format != "menu") & (points.choice == "allocated")]
+every = alone.pivot_table(index="format", columns=["network", "budget"], values="accuracy", dropna=False)
+every = every.loc[:, 2 * every.notna().sum() > len(every)]  # budgets that most formats keep
+places = pd.DataFrame(rankdata(-every.fillna(-1), axis=0), every.index, every.columns)
+by_network = places.T.groupby("network").mean().T
+by_network.assign(all=places.mean(axis=1)).sort_values("all").round(1)
+
+# %%
+assert np.allclose(places.sum(), len(places) * (len(places) + 1) / 2)
+print(
+    "best place:",
+    places.mean(axis=1).idxmin(),
+    "- never first:",
+    sorted(set(places.index) - set(places.index[(places == 1).any(axis=1)])),
+)
+
+# %% [markdown]
+# ## 6. What is the choice worth?
+#
+# Three steps from what most people do: allocate ranks by predicted loss; choose the format layer by layer (the *menu*); predict the loss at the network's outputs (`exact`).
+
+# %%
+steps = {"one format, same share": (points.choice == "uniform"), "one format, allocated": (points.choice == "allocated") & (points.format != "menu"),
+         "menu, allocated": (points.format == "menu") & (points.metric == "input"), "menu, exact": (points.format == "menu") & (points.metric == "exact")}  # fmt: skip
+best = pd.DataFrame({name: points[which & (points.network == network)].groupby(["budget", "format"]).accuracy.mean().groupby("budget").max()
+                     for name, which in steps.items()})  # fmt: skip
+(100 * best).round(2)
+
+# %% [markdown]
+# The first two columns show the best of all single formats, chosen after the fact and by the test images: that flatters them.
+# The menu is chosen beforehand, by predicted loss alone.
+#
+# ## 7. Anatomy: which layers tolerate what?
+#
+# The allocation answers it: a layer that it leaves many multiplications is one that tolerates little. Is it depth, stride or width?
+
+# %%
+menus = points[(points.format == "menu") & (points.metric == "input") & points.chosen.notna()]
+original = {}
+for name in menus.network.unique():
+    for r in compress.curves(
+        models.load(name), data.load(models.model_info(name).dataset, "test").images[:1], ("svd",)
+    ).candidates.values():
+        original[name, r[0].layer] = r[0].macs
+layers_kept = pd.DataFrame([
+    {"network": r.network, "budget": r.budget, "layer": c[0], "format": c[1] or "dense", "kept": c[3] / original[r.network, c[0]]}
+    for r in menus.itertuples() for c in r.chosen])  # fmt: skip
+
+# %%
+one = layers_kept[(layers_kept.network == network) & layers_kept.kept.notna()]
+shown = one.pivot_table(index="layer", columns="budget", values="kept", sort=False)
+shown.round(2)
+
+# %%
+modules = {name: dict(models.load(name).named_modules()) for name in layers_kept.network.unique()}
+facts = layers_kept.assign(
+    depth=layers_kept.groupby(["network", "budget"]).cumcount(),
+    width=[modules[r.network][r.layer].weight.numel() for r in layers_kept.itertuples()],
+    share=[original[r.network, r.layer] for r in layers_kept.itertuples()],
+)
+facts.groupby("network")[["kept", "depth", "width", "share"]].corr("spearman").kept.unstack()[
+    ["depth", "width", "share"]
+].round(2)
+
+# %% [markdown]
+# Rank correlations of what is kept with how deep a layer lies, how many weights it has and how many multiplications. A negative number says: the larger, the
+# less is kept. No single one of them decides in all networks; that is why ranks are allocated and not read off a rule.
+#
+# ## 8. A guide, and its test
+#
+# *If your layer is ..., take ....* The rule below is made by code: of all layers that the menu replaced, at all budgets, which format did it take most often, by kind of layer? And it is
+# tested as a rule should be: on a network that had no part in making it.
+
+
+# %%
+def kind(layer):
+    if isinstance(layer, nn.Linear):
+        return "dense layer"
+    size, inputs = layer.kernel_size[0], layer.in_channels
+    return (
+        "1x1"
+        if size == 1
+        else "few input channels (up to 3)"
+        if inputs <= 3
+        else f"{'large' if size > 3 else '3x3'} window"
+    )
+
+
+# %%
+facts["kind"] = [kind(modules[r.network][r.layer]) for r in facts.itertuples()]
+guide = facts.pivot_table(index="kind", columns="format", values="kept", aggfunc="size", fill_value=0)
+guide
+
+
+# %%
+def rule(rows):
+    """The format that is chosen most often, by kind of layer; ties go to the first by name."""
+    counts = rows[rows.format != "dense"].groupby(["kind", "format"]).size().reset_index(name="n")
+    counts = counts.sort_values(["n", "format"], ascending=[False, True])
+    return counts.drop_duplicates("kind").set_index("kind").format.to_dict()
+
+
+rule(facts)
+
+# %% [markdown]
+# Now the test. Leave one network out, make the rule from the others, and look at the format that it names for the kind of layer with the most multiplications there. Which place does this format, alone and allocated,
+# have among all formats in the network that was left out, over the budgets?
+
+# %%
+for name in sorted(facts.network.unique()):
+    rest, own = facts[facts.network != name], facts[facts.network == name]
+    main = own.groupby("kind").share.sum().idxmax()
+    named = rule(rest).get(main, "no rule") if len(rest) else "no other network"
+    got = places.loc[named, name].mean() if named in places.index and name in by_network else float("nan")
+    print(f"{name}: {main}: {named}, mean place {got:.1f} of {len(places)}")
+
+# %% [markdown]
+# ## 9. Beside other people's tools
+#
+# Equal realised multiplications, the same weights, images and test images, before any training. `labels` tells whether a tool looked at labels of training images: ours do not.
+
+# %%
+peers = study.results("compare-peers")
+peers = peers[peers["parameters.profile"] == "full"] if len(peers) else peers
+rows = [
+    {
+        "network": r["parameters.network"],
+        "by": r["parameters.peer"],
+        "budget": b,
+        "macs": m,
+        "accuracy": 100 * max(raw, norm),
+    }
+    for r in peers.to_dict("records")
+    for b, m, raw, norm in zip(
+        *(r[f"metrics.{k}"] for k in ("budget", "macs", "raw_accuracy", "batchnorm_accuracy")), strict=True
+    )
+    if m is not None and norm is not None
+]
+pd.DataFrame(rows).pivot_table(index=["network", "by"], columns="budget", values="accuracy").round(
+    2
+) if rows else print("no record of others' tools yet")
+
+# %% [markdown]
+# ## What was not compared
+#
+# - Trained on: three epochs for each format with a dense control take hours; `halve_study` has one format.
+# - Latency: multiplications are not time (lesson 07), and a comparison under a budget of latency may end otherwise (lesson 12).
+# - Whatever the count of missing runs above says.
+#
+# ## Exercises
+#
+# ### 1. Warm-up: mean places (15 minutes)
+#
+# `scores` is a list of rows, one a method, with a score for each network, the higher the better. Return each method's mean place over the networks: 1 is the best, and methods
+# that tie share the mean of the places that they take.
+
+
+# %%
+def mean_ranks(scores):
+    return ...
+
+
+check.mean_ranks(mean_ranks)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The place of a score: how many are larger, and half of those that are equal, itself among them, and a half.
+# </details>
+# <details><summary>Solution</summary>
+#
+# In the [solutions](solutions/13_compare_representations.ipynb), section 1.
+# </details>
+
+# %% [markdown]
+# ### 2. Core: the same images (20 minutes)
+#
+# `a` and `b` are lists of 0 and 1: which images two networks have right. Return McNemar's exact two-sided p-value (section 4). Do without `binomtest`, and mind the case where no image tells them apart.
+
+
+# %%
+def paired_p(a, b):
+    return ...
+
+
+check.paired_p(paired_p)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Count the images that one alone has right, in both directions. `math.comb(n, k) / 2**n` is the probability of `k` heads.
+# </details>
+# <details><summary>Solution</summary>
+#
+# In the [solutions](solutions/13_compare_representations.ipynb), section 2.
+# </details>
+
+# %% [markdown]
+# ### 3. Stretch: one share for all layers (25 minutes)
+#
+# `costs` has a list for each layer: what its candidates cost, ascending. `dense` has the cost of each layer as it is. For a share $s$ a layer takes its dearest candidate of at most $s$ times its dense cost, and the first one if there is
+# none. Return the indices for the largest $s$ whose total is at most `room`. Nothing that is left over is handed out. (The first candidates together always fit.)
+
+
+# %%
+def same_share(costs, dense, room):
+    return ...
+
+
+check.same_share(same_share)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The total changes at a few values of $s$ only. Which ones? Try them all, or halve an interval. Mind rounding where a cost is exactly $s$ times the dense one.
+# </details>
+# <details><summary>Solution</summary>
+#
+# In the [solutions](solutions/13_compare_representations.ipynb), section 3.
+# </details>
+
+# %% [markdown]
+# ## Summary
+#
+# - At equal rank CP errs most, and at equal cost least: its terms are cheap. Compare at equal, realised cost.
+# - The same network, images, labels, cost and test images: without these a difference is nobody's.
+# - Pairs on the same images are told apart by the images that one alone has right; many pairs need a correction.
+# - Over networks average places, not accuracies.
+# - A rule read off some networks is a guess about the next one, and can be tested as such.
+#
+# ## Further reading
+#
+# - J. Demsar, *Statistical comparisons of classifiers over multiple data sets*, JMLR 7, 2006.
+# - Q. McNemar, *Note on the sampling error of the difference between correlated proportions or percentages*, Psychometrika 12, 1947.
+# - S. Holm, *A simple sequentially rejective multiple test procedure*, Scandinavian Journal of Statistics 6, 1979.
+# - J. T. Schuurmans, K. Batselier, J. F. P. Kooij, [*How informative is the approximation error from tensor decomposition for neural network compression?*](https://openreview.net/forum?id=sKHqgFOaFXI), ICLR 2023.
+
+# %% [markdown]
+# Previous: [12 choose ranks](12_choose_ranks.ipynb) · Next: [20 compute with trains](20_compute_with_trains.ipynb) · [Solutions](solutions/13_compare_representations.ipynb) · [Glossary](GLOSSARY.md)
