@@ -18,8 +18,6 @@ from tnlib.deploy.balance import Array, balance, links
 from tnlib.deploy.session import Batch, Inputs, batches, feed, outputs, session
 
 Balance = Literal["none", "weights", "activations"]
-Calibration = Literal["minmax", "entropy", "percentile"]
-_METHODS = dict(zip(get_args(Calibration), ("MinMax", "Entropy", "Percentile"), strict=True))
 _SAME = 1e-4
 
 
@@ -49,7 +47,6 @@ def quantize(
     weight_bits: Literal[7, 8] = 7,
     balanced: Balance = "activations",
     skip: Collection[str] = (),
-    calibration: Calibration = "minmax",
 ) -> Quantized:
     """Quantize a network: weights and values between nodes to int8, each value range taken from calibration images.
 
@@ -63,13 +60,12 @@ def quantize(
         balanced: scale the channels between two factors before (`deploy.balance`), by the ranges of weights alone, or
             by those of the values on the images, too. The float network's outputs stay the same.
         skip: names of modules that stay in float, with all that they contain.
-        calibration: how a range follows from values: the extremes, or without the outliers.
 
     Raises:
         ValueError: an unknown choice, a name in `skip` that no node has.
         RuntimeError: balanced factors that change the float network's outputs by more than 1e-4 of the largest.
     """
-    for value, known in ((balanced, get_args(Balance)), (calibration, tuple(_METHODS)), (weight_bits, (7, 8))):
+    for value, known in ((balanced, get_args(Balance)), (weight_bits, (7, 8))):
         if value not in known:
             raise ValueError(f"expected one of {', '.join(map(str, known))}, got {value!r}")
     proto, places = onnx.load(str(path)), 0
@@ -92,7 +88,7 @@ def quantize(
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=left,
-            calibrate_method=getattr(CalibrationMethod, _METHODS[calibration]),
+            calibrate_method=CalibrationMethod.MinMax,
         )
         content = made.read_bytes()
     out = Path(out)

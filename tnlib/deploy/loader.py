@@ -19,7 +19,8 @@ session = onnxruntime.InferenceSession(__file__[: -len("{name}")] + "{file}", pr
 run = lambda *arrays: session.run(None, dict(zip([i.name for i in session.get_inputs()], arrays)))
 
 if __name__ == "__main__":
-    print([(i.name, i.type, i.shape) for i in session.get_inputs()], *run(*map(np.load, sys.argv[1:])), sep="\\n")
+    print([(i.name, i.type, i.shape) for i in session.get_inputs()])
+    print(*run(*map(np.load, sys.argv[1:])) if sys.argv[1:] else (), sep="\\n")
 '''
 
 
