@@ -177,7 +177,10 @@ RERUNS = [
         "experiments/compress_network",
         {"choice": "random", "inputs": 40, "epochs": 1, "held_out": 500, "distill": 0.3, "resumable": True},
     ),
-    ("experiments/quantize_network", {"budget": 0.5, "inputs": 100, "metric": "weight", "repair": "batchnorm", "seed": 1}),
+    (
+        "experiments/quantize_network",
+        {"budget": 0.5, "inputs": 100, "metric": "weight", "repair": "batchnorm", "seed": 1},
+    ),
     ("experiments/quantize_network", {"network": "quick-cifar10", "balance": "none", "skip": ["1"], "inputs": 64}),
     ("experiments/recover_cp_factors", {"draws": 3, "order": 4, "size": 8, "starts": 2, "polish": "nls"}),
     ("experiments/recover_cp_factors", {"draws": 2, "order": 7, "size": 3, "snr_db": 300.0, "starts": 0}),
