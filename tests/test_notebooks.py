@@ -190,6 +190,11 @@ RERUNS = [
         "experiments/compress_network",
         {"choice": "random", "inputs": 40, "epochs": 1, "held_out": 500, "distill": 0.3, "resumable": True},
     ),
+    (
+        "experiments/quantize_network",
+        {"budget": 0.5, "inputs": 100, "metric": "weight", "repair": "batchnorm", "seed": 1},
+    ),
+    ("experiments/quantize_network", {"network": "quick-cifar10", "balance": "none", "skip": ["1"], "inputs": 64}),
     ("experiments/recover_cp_factors", {"draws": 3, "order": 4, "size": 8, "starts": 2, "polish": "nls"}),
     ("experiments/recover_cp_factors", {"draws": 2, "order": 7, "size": 3, "snr_db": 300.0, "starts": 0}),
 ]
@@ -220,6 +225,7 @@ def test_rerun_with_other_parameters(name, parameters, tmp_path, monkeypatch):
     asserts |= {"experiments/train_digit_layers": digits, "experiments/replace_alexnet_conv2": alexnet}
     asserts |= {"experiments/train_picture_layers": pictures, "experiments/train_wide_network": wide}
     asserts |= {"experiments/compress_network": whole, "experiments/compare_formats": compared}
+    asserts |= {"experiments/compress_network": whole, "experiments/quantize_network": quantized}
     asserts |= {"experiments/replace_vgg_fc6": vgg}
     if name in asserts:
         (record,) = records
@@ -401,6 +407,23 @@ def compared(metrics, parameters):
             assert right.sum() / metrics["test_images"] == pytest.approx(row[f"{stage}_accuracy"])
             assert 0.05 < row[f"{stage}_accuracy"] <= metrics["original_accuracy"] + 0.01
         assert ("repaired_accuracy" in row) == metrics["has_norms"]
+
+
+def quantized(metrics, parameters):
+    assert metrics["test_images"] == 2000
+    compressed = parameters.get("budget", 1) < 1
+    assert (metrics["macs"] < 0.5) == (metrics["params"] < 1) == compressed
+    assert (metrics["links"] > 10) == compressed
+    assert metrics["onnx_difference"] <= 1e-4 * max(1, metrics["largest_output"])
+    assert metrics["onnx_other_top1"] <= 1
+    assert metrics["nodes"] - metrics["int8_nodes"] == len(parameters.get("skip", []))
+    assert metrics["int8_bytes"] < 0.6 * metrics["onnx_bytes"]
+    assert (metrics["torch_accuracy"] == metrics["original_accuracy"]) == (not compressed)
+    assert metrics["int8_accuracy"] > metrics["torch_accuracy"] - 0.08
+    assert abs(metrics["int8_accuracy"] - metrics["int8_plain_accuracy"]) < 0.01  # 7 bits: nothing overflows
+    for name in ("torch", "onnx", "int8"):
+        right = np.unpackbits(np.frombuffer(bytes.fromhex(metrics[f"{name}_right"]), np.uint8))
+        assert abs(right.sum() / 2000 - metrics[f"{name}_accuracy"]) < 1e-12
 
 
 def bounded(metrics, parameters):

@@ -110,7 +110,7 @@ def test_a_printed_command_works(name, monkeypatch, tmp_path, capsys):
         if words[1] != "new":
             assert cli.main(["new", "my_study"]) == 0
         study.record("my-study", {"x": 1.0}, parameters={"rank": 1, "format": "cp"}, source="a test")
-    if words[1] in ("train", "accuracy", "sync", "check", "data", "compress"):
+    if words[1] in ("train", "accuracy", "sync", "check", "data", "compress", "export"):
         command = cli.tnlib.get_command(click.Context(cli.tnlib), words[1])
         assert command is not None
         if words[2:]:  # a command's name alone is how texts speak of it

@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "layers": {"contract", "decompose"},
     "measure": {"provenance"},
     "compress": {"layers", "contract", "decompose", "measure"},
+    "deploy": {"layers", "measure"},
     "data": {"sources"},
     "networks": {"data"},
     "models": {"data", "networks"},
@@ -36,7 +37,8 @@ MAY_IMPORT = {
     "train": {"data", "models", "measure", "compress"},
     "plots": set(),
     "check": {"decompose", "layers"},
-    "study": {"provenance", "compress", "layers", "decompose", "measure", "data", "models", "train", "plots", "check"},
+    "study": {"provenance", "compress", "layers", "decompose", "measure", "data", "models", "train", "plots", "check"}
+    | {"deploy"},
     "__main__": {"study"},
 }
 

@@ -22,7 +22,13 @@ from tnlib.layers.ttm_conv import TTMConv
 from tnlib.layers.tucker_conv import TuckerConv
 
 
-def freeze(model: nn.Module, example: Tensor | Sequence[Any] | Mapping[str, Any], *, fixed: bool = False) -> nn.Module:
+def freeze(
+    model: nn.Module,
+    example: Tensor | Sequence[Any] | Mapping[str, Any],
+    *,
+    fixed: bool = False,
+    portable: bool = False,
+) -> nn.Module:
     """A new model for inference: factors merged, planned and laid out, no gradients, in eval mode.
 
     The given model is untouched, and later changes of its weights do not reach the frozen one. A layer in several
@@ -35,6 +41,8 @@ def freeze(model: nn.Module, example: Tensor | Sequence[Any] | Mapping[str, Any]
         example: an input, the sequence of the model's arguments, or a mapping of them by name; it is run once.
         fixed: inputs have the example's shape, always; then what is planned for it survives tracing, compiling and
             export, too. Of convolutions alone: all else is planned for a number of rows, and right for any.
+        portable: convolutions are merged, but not laid out for torch's own kernels, for which ranks are padded with
+            channels of zeros, and one that is constant. For other runtimes.
 
     Returns:
         A model of the same class. RuntimeError, from it, for training mode, or where a gradient is to pass through a
@@ -43,21 +51,21 @@ def freeze(model: nn.Module, example: Tensor | Sequence[Any] | Mapping[str, Any]
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     shapes = _input_shapes(frozen, example)
     with without_autocast(next((p.device.type for p in frozen.parameters()), "cpu")):
-        frozen = _with_frozen_layers(frozen, shapes)
+        frozen = _with_frozen_layers(frozen, shapes, portable)
     for module in frozen.modules():
         if isinstance(module, FrozenChain):
             module.fixed = fixed
     return frozen
 
 
-def _with_frozen_layers(frozen: nn.Module, shapes: dict[nn.Module, tuple[int, ...]]) -> nn.Module:
+def _with_frozen_layers(frozen: nn.Module, shapes: dict[nn.Module, tuple[int, ...]], portable: bool) -> nn.Module:
     if isinstance(frozen, Factorized):
-        return _frozen(frozen, shapes.get(frozen))
+        return _frozen(frozen, shapes.get(frozen), portable)
     found: dict[nn.Module, nn.Module] = {}
     for name, module in list(frozen.named_modules(remove_duplicate=False)):
         if isinstance(module, Factorized):
             if module not in found:
-                found[module] = _frozen(module, shapes.get(module))
+                found[module] = _frozen(module, shapes.get(module), portable)
             frozen.set_submodule(name, found[module])
     kind = type(frozen)
     frozen.__class__ = type(kind.__name__, (_OnlyEval, kind), {"__module__": kind.__module__})
@@ -96,18 +104,18 @@ def _input_shapes(
     return shapes
 
 
-def _frozen(layer: Any, shape: tuple[int, ...] | None) -> Frozen:
+def _frozen(layer: Any, shape: tuple[int, ...] | None, portable: bool) -> Frozen:
     """The frozen form of a layer for inputs of this shape; None for a layer that the example did not call."""
     if any(hooked(module) for module in layer.modules()):  # whoever watches the stages goes on seeing them
         return FrozenLayer(layer)
     if isinstance(layer, TensorizedLinear):
         return FrozenTensorized(layer, 1 if shape is None else max(1, math.prod(shape[:-1])))
     if isinstance(layer, (FactorizedConv, TTMConv)):
-        return _frozen_conv(layer, shape)
+        return _frozen_conv(layer, shape, portable)
     return FrozenLayer(layer)
 
 
-def _frozen_conv(layer: Any, shape: tuple[int, ...] | None) -> Frozen:
+def _frozen_conv(layer: Any, shape: tuple[int, ...] | None, portable: bool) -> Frozen:
     if shape is None:  # one position is planned for
         spans = (1 + d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
         shape = (1, layer.in_channels, *spans)
@@ -116,6 +124,8 @@ def _frozen_conv(layer: Any, shape: tuple[int, ...] | None) -> Frozen:
         steps = _conv_steps(layer, shape)
     if steps is None:
         return FrozenLayer(layer)
+    if portable:
+        return FrozenChain(layer, steps, shape, fast=False)
     return FrozenBands(layer, steps, shape) if has_bands(steps, shape) else FrozenChain(layer, steps, shape)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from tnlib.study import commands, compress_command, upkeep
+from tnlib.study import commands, compress_command, export_command, upkeep
 from tnlib.study.parameters import hint
 
 
@@ -31,7 +31,7 @@ def tnlib(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (*commands.COMMANDS, *compress_command.COMMANDS, *upkeep.COMMANDS):
+for _command in (*commands.COMMANDS, *compress_command.COMMANDS, *export_command.COMMANDS, *upkeep.COMMANDS):
     tnlib.add_command(_command)
 
 

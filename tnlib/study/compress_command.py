@@ -38,6 +38,7 @@ PATH = click.Path(path_type=Path)
     metavar="DIR",
     help="keep what layers lose and how long they take; another budget is then quick",
 )
+@click.option("--onnx", is_flag=True, help="write network.onnx, compared with torch, and run_onnx.py, too")
 @click.option("--force", is_flag=True, help="replace an earlier result in DIR; other files there stay")
 def compress(
     network: str,
@@ -52,6 +53,7 @@ def compress(
     skip: tuple[str, ...],
     seed: int,
     cache: Path | None,
+    onnx: bool,
     force: bool,
 ) -> None:
     """Compress a NETWORK under a budget, without labels and without training.
@@ -75,10 +77,12 @@ def compress(
         skip=skip,
         seed=seed,
         cache=cache,
+        onnx=onnx,
         force=force,
         progress=Progress(),
     )
-    print(f"\n{summary(done.report)}\n\nsee {out / 'report.html'}; load it: python {out / 'load.py'}")
+    exported = "" if done.files is None else f"\n\n{done.files.lines()}"
+    print(f"\n{summary(done.report)}{exported}\n\nsee {out / 'report.html'}; load it: python {out / 'load.py'}")
 
 
 class Progress:

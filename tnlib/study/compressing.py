@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from tnlib.compress import Budget, Plan
 from tnlib.compress.clock import Run
 from tnlib.compress.curves import CLOSED
 from tnlib.compress.inputs import Call, calls, with_example
-from tnlib.study import compression_report, given, result_folder
+from tnlib.study import compression_report, exporting, given, result_folder
 
 IMAGES = 500  # of the training subset of a network of ours
 FEW = 100  # samples: fewer fit layers to themselves
@@ -25,11 +26,12 @@ FEW = 100  # samples: fewer fit layers to themselves
 
 @dataclass(frozen=True)
 class Compressed:
-    """The compressed network, repaired, the plan it was made by, and the report that was written (`report.json`)."""
+    """The compressed network, repaired, the plan it was made by, the report (`report.json`), and its ONNX files."""
 
     model: nn.Module
     plan: Plan
     report: dict[str, Any]
+    files: exporting.Files | None = None
 
 
 def compress_network(
@@ -45,6 +47,7 @@ def compress_network(
     skip: Collection[str] = (),
     seed: int = 0,
     cache: Path | None = None,
+    onnx: bool = False,
     force: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Compressed:
@@ -65,15 +68,18 @@ def compress_network(
         skip: qualified names of modules that stay as they are.
         seed: of the decompositions and the choice of images.
         cache: folder where curves and times are kept.
+        onnx: write the network as ONNX, too (`exporting.write`), compared with torch.
         force: replace an earlier result; other files in the folder stay.
         progress: called with (curves or times done, of how many, what the last one was).
 
     Raises:
         ValueError: what is given does not exist or does not fit, a budget that is out of reach, a folder that holds
             files. Nothing is written then.
-        RuntimeError: a function that does not build the same network again.
+        RuntimeError: a function that does not build the same network again; an ONNX network that differs.
     """
     result_folder.require_place(out, force)
+    if onnx:
+        exporting.require_deploy()
     with given.importing_from_here(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default", UserWarning)
         network = given.network(target, weights)
@@ -121,8 +127,13 @@ def compress_network(
             repaired=repaired,
             notes=notes,
         )
-        result_folder.write(out, network, small, plan, report)
-    return Compressed(small, plan, report)
+        files = None
+        with tempfile.TemporaryDirectory() as folder:
+            if onnx:
+                counted = None if call.kwargs else tuple(call.args[0].shape)
+                files = exporting.write(Path(folder), small, exporting.samples(network, small, inputs, counted))
+            result_folder.write(out, network, small, plan, report, more=sorted(Path(folder).iterdir()))
+    return Compressed(small, plan, report, files)
 
 
 def _inputs(

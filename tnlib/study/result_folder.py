@@ -8,6 +8,7 @@ import os
 import runpy
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tnlib.study import compression_report
 from tnlib.study.given import Network
 
 FILES = ("weights.safetensors", "plan.json", "report.json", "report.html", "load.py")
+ONNX = ("network.onnx", "network.int8.onnx", "run_onnx.py")  # of this network, where they were asked for
 LOADER = '''\
 """{name}, compressed by `tnlib compress`: `python load.py`, or `from load import load`."""
 
@@ -59,8 +61,10 @@ def _existing(out: Path) -> Path:
     return next(place for place in (out.absolute(), *out.absolute().parents) if place.exists())
 
 
-def write(out: Path, network: Network, small: nn.Module, plan: Plan, report: dict[str, Any]) -> None:
-    """Write all files and try them, or leave nothing."""
+def write(
+    out: Path, network: Network, small: nn.Module, plan: Plan, report: dict[str, Any], more: Sequence[Path] = ()
+) -> None:
+    """Write all files and try them, or leave nothing; `more` are files to be copied. Older ONNX files go."""
     place = _existing(out)
     staging = Path(tempfile.mkdtemp(prefix=f".{out.absolute().name}.", suffix=".part", dir=place))
     try:
@@ -72,10 +76,15 @@ def write(out: Path, network: Network, small: nn.Module, plan: Plan, report: dic
         (staging / "report.html").write_text(compression_report.page(report), encoding="utf-8")
         (staging / "load.py").write_text(loader(network), encoding="utf-8")
         _require_same(runpy.run_path(str(staging / "load.py"))["load"](), small, network.name)
-        for name in FILES:
+        names = [*FILES, *(path.name for path in more)]
+        for path in more:
+            shutil.copyfile(path, staging / path.name)
+        for name in names:
             (staging / name).chmod(0o644)
         if out.is_dir():
-            for name in FILES:
+            for name in ONNX:
+                (out / name).unlink(missing_ok=True)
+            for name in names:
                 (staging / name).replace(out / name)
         else:
             staging.chmod(0o755)

@@ -1,0 +1,94 @@
+# %% [markdown]
+# # Quantize a whole network, compressed or not
+#
+# An experiment, not a lesson: one run gives one record. A network is compressed to a share of its multiplications (1.0: left as
+# it is), repaired without labels, exported to ONNX, compared with torch, and quantized to int8 by ONNX Runtime. What is lost on
+# the way: by compression, by export, by int8? Times are another benchmark's.
+
+# %% tags=["parameters"]
+profile: str = "quick"  # "quick": the committed images; "full": 10,000 test images
+network: str = "resnet20-cifar10"  # a network that `models.load` knows
+budget: float = 1.0  # share of the multiplications that is left, in (0, 1]; 1.0 is the network as it is
+formats: list[str] = ["spatial_svd"]  # formats to choose from
+metric: str = "input"  # "weight", "input" or "exact": how a layer's loss is predicted
+inputs: int = 500  # at least 1; training images, without labels, for the metric, the repair and the ranges of values
+repair: str = "sequence"  # "batchnorm" or "sequence": what is done after compression, without labels
+int8: bool = True  # quantize, or stop at the float network
+per_channel: bool = True  # a scale for each output of a weight, or one for the whole weight
+weight_bits: int = 7  # 7 to 8; 8 overflows on x86 processors without VNNI
+balance: str = "activations"  # "none", "weights" or "activations": how channels between two factors are scaled before
+skip: list[str] = []  # modules that stay in float
+seed: int = 0  # decides the images of `inputs`
+
+# %%
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from tnlib import compress, data, deploy, measure, models, study, train
+
+# %%
+subset = {"quick": "embedded", "full": "full"}[profile]
+name_of_data = models.model_info(network).dataset
+training, test = (data.load(name_of_data, split, subset) for split in ("train", "test"))
+looked_at = training.sample(inputs, seed).images
+print(f"{len(looked_at)} images to calibrate on, {len(test)} to measure")
+
+# %%
+model = models.load(network)
+small = model
+if budget < 1:
+    plan = compress.plan(model, looked_at, compress.Budget(macs=budget), formats=formats, metric=metric, seed=seed)
+    small = compress.repair(plan.apply(model), model, looked_at, fit=repair == "sequence")
+
+# %%
+cost, before = (measure.cost(m, looked_at[:1]) for m in (small, model))
+right = {"original": train.hits(model, test), "torch": train.hits(small, test)}
+
+# %% [markdown]
+# Parity with torch is asserted on all test images: `deploy.export` writes no file without it.
+
+# %%
+folder = TemporaryDirectory()
+paths = {name: Path(folder.name) / f"{name}.onnx" for name in ("float", "int8")}
+exported = deploy.export(small, looked_at[:1], paths["float"], inputs=test.images)
+right["onnx"] = deploy.hits(paths["float"], test.images, test.labels)
+
+# %%
+metrics = {"macs": cost.macs / before.macs, "params": cost.params / before.params, "test_images": len(test)}
+metrics |= {"onnx_bytes": exported.bytes, "onnx_difference": exported.difference, "largest_output": exported.largest}
+metrics |= {"onnx_other_top1": exported.samples - exported.same, "opset": exported.opset}
+
+# %% [markdown]
+# An int8 network is run twice: as ONNX Runtime runs it here, and node by node with its rounded numbers multiplied in float. Where the
+# two accuracies are apart, products overflowed on this processor.
+
+# %%
+if int8:
+    how = {"per_channel": per_channel, "weight_bits": weight_bits, "balanced": balance, "skip": skip}
+    done = deploy.quantize(paths["float"], looked_at, paths["int8"], **how)
+    plain = deploy.session(paths["int8"], fused=False)
+    right["int8"] = deploy.hits(paths["int8"], test.images, test.labels)
+    right["int8_plain"] = deploy.hits(plain, test.images, test.labels)
+    metrics |= {"int8_bytes": done.bytes, "nodes": done.nodes[0], "int8_nodes": done.nodes[1], "links": done.balanced}
+folder.cleanup()
+
+# %%
+metrics |= {f"{name}_accuracy": hits.double().mean() for name, hits in right.items()}
+metrics |= {f"{name}_right": np.packbits(hits.numpy()).tobytes().hex() for name, hits in right.items()}
+
+# %%
+told = {"profile": profile, "network": network, "budget": budget, "formats": formats, "metric": metric}
+told |= {"inputs": inputs, "repair": repair, "int8": int8, "per_channel": per_channel}
+told |= {"weight_bits": weight_bits, "balance": balance, "skip": skip}
+
+# %%
+study.record(
+    "quantize-network",
+    metrics,
+    parameters=told,
+    source="notebooks/experiments/quantize_network",
+    seed=seed,
+)
+print("recorded quantize-network")
