@@ -225,7 +225,7 @@ def test_rerun_with_other_parameters(name, parameters, tmp_path, monkeypatch):
     asserts |= {"experiments/train_digit_layers": digits, "experiments/replace_alexnet_conv2": alexnet}
     asserts |= {"experiments/train_picture_layers": pictures, "experiments/train_wide_network": wide}
     asserts |= {"experiments/compress_network": whole, "experiments/compare_formats": compared}
-    asserts |= {"experiments/compress_network": whole, "experiments/quantize_network": quantized}
+    asserts |= {"experiments/quantize_network": quantized}
     asserts |= {"experiments/replace_vgg_fc6": vgg}
     if name in asserts:
         (record,) = records
