@@ -4,6 +4,7 @@ import ast
 import math
 import re
 import statistics
+from importlib.util import find_spec
 
 import nbformat
 import numpy as np
@@ -177,6 +178,8 @@ RERUNS = [
         "experiments/compress_network",
         {"choice": "random", "inputs": 40, "epochs": 1, "held_out": 500, "distill": 0.3, "resumable": True},
     ),
+    ("experiments/compare_peers", {"peer": "none", "budgets": [1.0, 0.5], "inputs": 100, "seed": 1}),
+    ("experiments/compare_peers", {"peer": "none", "network": "quick-cifar10", "budgets": [1.0], "inputs": 20}),
     ("experiments/recover_cp_factors", {"draws": 3, "order": 4, "size": 8, "starts": 2, "polish": "nls"}),
     ("experiments/recover_cp_factors", {"draws": 2, "order": 7, "size": 3, "snr_db": 300.0, "starts": 0}),
 ]
@@ -207,7 +210,7 @@ def test_rerun_with_other_parameters(name, parameters, tmp_path, monkeypatch):
     asserts |= {"experiments/train_digit_layers": digits, "experiments/replace_alexnet_conv2": alexnet}
     asserts |= {"experiments/train_picture_layers": pictures, "experiments/train_wide_network": wide}
     asserts |= {"experiments/compress_network": whole}
-    asserts |= {"experiments/replace_vgg_fc6": vgg}
+    asserts |= {"experiments/replace_vgg_fc6": vgg, "experiments/compare_peers": peers}
     if name in asserts:
         (record,) = records
         asserts[name](record["metrics"], parameters)
@@ -370,6 +373,36 @@ def whole(metrics, parameters):
     right = np.unpackbits(np.frombuffer(bytes.fromhex(metrics["tuned_right"]), np.uint8))
     assert abs(right.sum() / metrics["test_images"] - stages[2]) < 1e-12
     assert not list((paths.RUNS / "train").glob("compress-network-*"))
+
+
+def peers(metrics, parameters):
+    assert metrics["budget"] == parameters["budgets"]
+    assert metrics["test_images"] == 2000
+    assert metrics["package"] == "tnlib"
+    assert not metrics["labels_used"]
+    assert (metrics["macs"][0], metrics["params"][0]) == (1, 1)
+    assert metrics["raw_accuracy"][0] == metrics["original_accuracy"] > 0.8
+    assert metrics["raw_right"][0] == metrics["original_right"]
+    if "network" in parameters:  # which has no BatchNorm
+        assert metrics["batchnorm_right"] == metrics["raw_right"]
+    else:
+        assert abs(metrics["batchnorm_accuracy"][0] - metrics["raw_accuracy"][0]) < 0.05
+        assert metrics["macs"][1:] == metrics["raw_accuracy"][1:] == metrics["batchnorm_right"][1:] == [None]
+        assert metrics["failed"] == ["", "1.0000 of the multiplications is the least it reached"]
+
+
+@pytest.mark.skipif(find_spec("torch_pruning") is None, reason="needs the extra `peers`")
+@pytest.mark.parametrize("channels", ["inner", "all"])
+def test_channels_are_pruned_as_far_as_the_budget_says(channels, tmp_path, monkeypatch):
+    monkeypatch.delenv("TNLIB_RESULTS")
+    given = {"channels": channels, "budgets": [0.95, 0.9], "inputs": 100}
+    run = study.run_notebook(paths.NOTEBOOKS / "experiments" / "compare_peers.ipynb", given, out=tmp_path)
+    assert run.ok, run.error
+    (path,) = (tmp_path / "results").glob("*.json")
+    metrics = store.read(path)["metrics"]
+    assert metrics["failed"] == ["", ""]
+    assert all(budget - 0.03 < macs <= budget for macs, budget in zip(metrics["macs"], given["budgets"], strict=True))
+    assert all(accuracy > 0.5 for accuracy in metrics["batchnorm_accuracy"])
 
 
 def bounded(metrics, parameters):
