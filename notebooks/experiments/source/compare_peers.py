@@ -13,15 +13,9 @@
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": the committed images; "full": 50,000 to draw from, 10,000 test images
 network: str = "resnet20-cifar10"  # a network that `models.load` knows
-peer: str = (
-    "torch-pruning"  # "torch-pruning", "aimet-spatial-svd", "aimet-channel-pruning"; "none": the network as it is
-)
-importance: str = (
-    "magnitude"  # "magnitude", "lamp" or "taylor": how Torch-Pruning ranks channels; the last takes labels
-)
-ranking: str = (
-    "global"  # "global" or "local": whether it ranks channels of all layers together, or prunes all layers alike
-)
+peer: str = "torch-pruning"  # "torch-pruning", "aimet-spatial-svd", "aimet-channel-pruning" or "none", the dense one
+importance: str = "magnitude"  # "magnitude", "lamp" or "taylor", which takes labels: how Torch-Pruning ranks channels
+ranking: str = "global"  # "global" or "local": whether it ranks channels of all layers together or of each alone
 channels: str = "inner"  # "inner" or "all": whether it leaves the channels that shortcuts add, or prunes them too
 candidates: int = 10  # at least 2; AIMET measures a layer at one ratio less, with labels
 budgets: list[float] = [0.75, 0.5, 0.35, 0.25, 0.1]  # falling shares of the multiplications
