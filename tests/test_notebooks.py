@@ -4,6 +4,7 @@ import ast
 import math
 import re
 import statistics
+from importlib.util import find_spec
 
 import nbformat
 import numpy as np
@@ -195,6 +196,8 @@ RERUNS = [
         {"budget": 0.5, "inputs": 100, "metric": "weight", "repair": "batchnorm", "seed": 1},
     ),
     ("experiments/quantize_network", {"network": "quick-cifar10", "balance": "none", "skip": ["1"], "inputs": 64}),
+    ("experiments/compare_peers", {"peer": "none", "budgets": [1.0, 0.5], "inputs": 100, "seed": 1}),
+    ("experiments/compare_peers", {"peer": "none", "network": "quick-cifar10", "budgets": [1.0], "inputs": 20}),
     ("experiments/recover_cp_factors", {"draws": 3, "order": 4, "size": 8, "starts": 2, "polish": "nls"}),
     ("experiments/recover_cp_factors", {"draws": 2, "order": 7, "size": 3, "snr_db": 300.0, "starts": 0}),
 ]
@@ -225,7 +228,7 @@ def test_rerun_with_other_parameters(name, parameters, tmp_path, monkeypatch):
     asserts |= {"experiments/train_digit_layers": digits, "experiments/replace_alexnet_conv2": alexnet}
     asserts |= {"experiments/train_picture_layers": pictures, "experiments/train_wide_network": wide}
     asserts |= {"experiments/compress_network": whole, "experiments/compare_formats": compared}
-    asserts |= {"experiments/quantize_network": quantized}
+    asserts |= {"experiments/quantize_network": quantized, "experiments/compare_peers": peers}
     asserts |= {"experiments/replace_vgg_fc6": vgg}
     if name in asserts:
         (record,) = records
@@ -424,6 +427,36 @@ def quantized(metrics, parameters):
     for name in ("torch", "onnx", "int8"):
         right = np.unpackbits(np.frombuffer(bytes.fromhex(metrics[f"{name}_right"]), np.uint8))
         assert abs(right.sum() / 2000 - metrics[f"{name}_accuracy"]) < 1e-12
+
+
+def peers(metrics, parameters):
+    assert metrics["budget"] == parameters["budgets"]
+    assert metrics["test_images"] == 2000
+    assert metrics["package"] == "tnlib"
+    assert not metrics["labels_used"]
+    assert (metrics["macs"][0], metrics["params"][0]) == (1, 1)
+    assert metrics["raw_accuracy"][0] == metrics["original_accuracy"] > 0.8
+    assert metrics["raw_right"][0] == metrics["original_right"]
+    if "network" in parameters:  # which has no BatchNorm
+        assert metrics["batchnorm_right"] == metrics["raw_right"]
+    else:
+        assert abs(metrics["batchnorm_accuracy"][0] - metrics["raw_accuracy"][0]) < 0.05
+        assert metrics["macs"][1:] == metrics["raw_accuracy"][1:] == metrics["batchnorm_right"][1:] == [None]
+        assert metrics["failed"] == ["", "1.0000 of the multiplications is the least it reached"]
+
+
+@pytest.mark.skipif(find_spec("torch_pruning") is None, reason="needs the extra `peers`")
+@pytest.mark.parametrize("channels", ["inner", "all"])
+def test_channels_are_pruned_as_far_as_the_budget_says(channels, tmp_path, monkeypatch):
+    monkeypatch.delenv("TNLIB_RESULTS")
+    given = {"channels": channels, "budgets": [0.95, 0.9], "inputs": 100}
+    run = study.run_notebook(paths.NOTEBOOKS / "experiments" / "compare_peers.ipynb", given, out=tmp_path)
+    assert run.ok, run.error
+    (path,) = (tmp_path / "results").glob("*.json")
+    metrics = store.read(path)["metrics"]
+    assert metrics["failed"] == ["", ""]
+    assert all(budget - 0.03 < macs <= budget for macs, budget in zip(metrics["macs"], given["budgets"], strict=True))
+    assert all(accuracy > 0.5 for accuracy in metrics["batchnorm_accuracy"])
 
 
 def bounded(metrics, parameters):
