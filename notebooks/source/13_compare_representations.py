@@ -320,11 +320,12 @@ print(
 # %% [markdown]
 # ## 6. What is the choice worth?
 #
-# Three steps from what most people do: allocate ranks by predicted loss; choose the format layer by layer (the *menu*); predict the loss at the network's outputs (`exact`).
+# Three steps from what most people do, the best single format with the same share for each layer: allocate ranks by predicted loss; choose the format layer by layer too (the *menu*); predict
+# the loss at the network's outputs and fit the factors in that norm (`exact`).
 
 # %%
-steps = {"one format, same share": (points.choice == "uniform"), "one format, allocated": (points.choice == "allocated") & (points.format != "menu"),
-         "menu, allocated": (points.format == "menu") & (points.metric == "input"), "menu, exact": (points.format == "menu") & (points.metric == "exact")}  # fmt: skip
+steps = {"same share": (points.choice == "uniform"), "allocated": (points.choice == "allocated") & (points.format != "menu"),
+         "menu": (points.format == "menu") & (points.metric == "input"), "menu, exact": (points.format == "menu") & (points.metric == "exact")}  # fmt: skip
 best = pd.DataFrame({name: points[which & (points.network == network)].groupby(["budget", "format"]).accuracy.mean().groupby("budget").max()
                      for name, which in steps.items()})  # fmt: skip
 (100 * best).round(2)
@@ -367,7 +368,8 @@ facts.groupby("network")[["kept", "depth", "width", "share"]].corr("spearman").k
 
 # %% [markdown]
 # Rank correlations of what is kept with how deep a layer lies, how many weights it has and how many multiplications. A negative number says: the larger, the
-# less is kept. No single one of them decides in all networks; that is why ranks are allocated and not read off a rule.
+# less is kept. Look for a column that is strong in every network. Layers with many multiplications give most, as a share there pays most; that is what a budget of multiplications
+# asks for, and no property of the layer.
 #
 # ## 8. A guide, and its test
 #
