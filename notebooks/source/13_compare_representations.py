@@ -10,7 +10,7 @@
 #
 # **What you need first.** Lesson 06 (formats), 07 (MACs), 10 (paired tests), 12 (allocation).
 #
-# **Time.** 90 minutes: 30 to read text and code, 60 for the exercises. Run All takes a minute. **Difficulty.** Medium.
+# **Time.** 100 minutes: 40 to read text and code, 60 for the exercises. Run All takes a minute. **Difficulty.** Medium.
 #
 # Previous: [12 choose ranks](12_choose_ranks.ipynb) · Next: [20 compute with trains](20_compute_with_trains.ipynb) · [Solutions](solutions/13_compare_representations.ipynb) · [Glossary](GLOSSARY.md)
 

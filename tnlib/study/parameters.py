@@ -190,8 +190,7 @@ def _read_cell(source: str) -> list[Parameter]:
         except ValueError:
             message = f"the parameters cell holds literals only: {name} is {ast.unparse(value)!r}"
             raise ValueError(f"{message}; derive it in the next cell") from None
-        end = (lines[(node.end_lineno or 1) - 1]).encode()[node.end_col_offset or 0 :].decode()
-        comment = end.partition("#")[2].strip()
+        comment = _comment(lines, node) or _comment(lines, value)
         annotation = annotation or type(default).__name__.replace("NoneType", "Any")
         schema = _schema(ast.parse(annotation, mode="eval").body)
         result.append(Parameter(name, annotation, default, comment, _limited(schema, name, comment, default)))
@@ -212,6 +211,12 @@ def _schema(node: ast.expr) -> dict[str, Any]:
         if node.value.id == "dict" and isinstance(node.slice, ast.Tuple):
             return {"type": "object", "additionalProperties": _schema(node.slice.elts[1])}
     return {}
+
+
+def _comment(lines: list[str], node: ast.stmt | ast.expr) -> str:
+    """What is written behind a statement, or a value in parentheses, on its last line."""
+    end = lines[(node.end_lineno or 1) - 1].encode()[node.end_col_offset or 0 :].decode()
+    return end.partition("#")[2].strip()
 
 
 def _limited(schema: dict[str, Any], name: str, comment: str, default: Any) -> dict[str, Any]:
