@@ -103,8 +103,8 @@ def test_a_wrong_value_is_named_with_what_was_expected(book, name, bad):
 def test_a_value_in_parentheses_has_its_comment_inside(tmp_path):
     path = write(tmp_path / "n.ipynb", 'kind: str = (\n    "a"  # "a" or "b"\n)\nn: int = 3  # at least 1')
     kind, number = parameters_of(path).values()
-    assert (kind.name, kind.comment) == ("kind", '"a" or "b"')
-    assert number.comment == "at least 1"
+    assert (kind.name, kind.help) == ("kind", '"a" or "b"')
+    assert number.help == "at least 1"
     with pytest.raises(ValueError, match="kind"):
         complete(path, {"kind": "c"})
 
