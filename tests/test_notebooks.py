@@ -141,7 +141,7 @@ RERUNS = [
     ("12_choose_ranks", {"seed": 1, "budget": 0.4, "energy": 0.7, "layer": "layer3.2.conv1"}),
     ("12_choose_ranks", {"seed": 2, "budget": 0.7, "energy": 0.9, "layer": "layer3.0.conv2"}),
     ("13_compare_representations", {"seed": 1, "layer": "layer1.1.conv2", "budget": 0.25}),
-    ("13_compare_representations", {"seed": 2, "layer": "layer3.1.conv2", "network": "charnet-chars36"}),
+    ("13_compare_representations", {"seed": 2, "layer": "layer3.1.conv2", "network": "resnet20-cifar10"}),
     ("20_compute_with_trains", {"seed": 1, "sites": 12, "coupling": -0.4}),
     ("20_compute_with_trains", {"seed": 2, "layer": "layer2.1.conv2", "fraction": 0.2}),
     ("experiments/compress_one_layer", {"format": "cp", "rank": 5, "seed": 9}),
@@ -178,7 +178,10 @@ RERUNS = [
         {"hidden": 4096, "rank": 3, "normalize": True, "epochs": 2, "batch": 100, "resumable": True},
     ),
     ("experiments/train_wide_network", {"format": "dense", "hidden": 64, "epochs": 1, "lr": 0.001, "held_out": 400}),
-    ("experiments/compare_formats", {"formats": ["cp3", "svd"], "metric": "exact", "inputs": 40, "budgets": [0.6]}),
+    (
+        "experiments/compare_formats",
+        {"formats": ["spatial_svd", "svd"], "metric": "exact", "inputs": 30, "budgets": [0.6]},
+    ),
     (
         "experiments/compare_formats",
         {

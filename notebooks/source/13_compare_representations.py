@@ -17,7 +17,7 @@
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": 500 test images where networks are measured live; "full": all that are committed
 layer: str = "layer2.1.conv1"  # the 3x3 convolution of ResNet-20 to look at
-network: str = "quick-cifar10"  # the network whose records are drawn
+network: str = "quick-cifar10"  # "quick-cifar10" or "resnet20-cifar10": whose records are drawn
 budget: float = 0.5  # share of the multiplications where pairs are tested: 0.75, 0.5, 0.35, 0.25 or 0.1
 seed: int = 0  # decides which images are drawn
 
