@@ -104,10 +104,7 @@ def test_the_parameters_cell_holds_commented_typed_literals(path):
     for node in tree.body:
         assert isinstance(node, ast.AnnAssign)
         ast.literal_eval(node.value)
-        lines = tagged[0].source.splitlines()[
-            node.lineno - 1 : node.end_lineno
-        ]  # a long one in parentheses has several
-        assert any("  # " in line for line in lines)
+    assert all(parameter.help for parameter in study.parameters_of(path).values())  # a comment each
     if path.parent == paths.NOTEBOOKS:
         assert tree.body[0].target.id == "profile"
 
@@ -409,12 +406,13 @@ def compared(metrics, parameters):
             assert set(row) == {"budget", "reason"}
             continue
         assert row["reason"] is None
-        assert row["budget"] - 0.15 < row["macs"] <= row["budget"]
+        assert row["budget"] - (0.01 if metrics["has_norms"] else 0.15) < row["macs"] <= row["budget"]  # ttm: coarse
         assert {chosen[1] for chosen in row["chosen"]} - {None} <= set(parameters["formats"])
         for stage in ("raw", "repaired")[: 1 + metrics["has_norms"]]:
             right = np.unpackbits(np.frombuffer(bytes.fromhex(row[f"{stage}_right"]), np.uint8))
             assert right.sum() / metrics["test_images"] == pytest.approx(row[f"{stage}_accuracy"])
-            assert 0.05 < row[f"{stage}_accuracy"] <= metrics["original_accuracy"] + 0.01
+            least = 0.5 if metrics["has_norms"] else 0.05  # the whole layer as a TT-matrix: by chance
+            assert least < row[f"{stage}_accuracy"] <= metrics["original_accuracy"] + 0.01
         assert ("repaired_accuracy" in row) == metrics["has_norms"]
 
 
