@@ -406,12 +406,12 @@ def compared(metrics, parameters):
             assert set(row) == {"budget", "reason"}
             continue
         assert row["reason"] is None
-        assert row["budget"] - (0.01 if metrics["has_norms"] else 0.15) < row["macs"] <= row["budget"]  # ttm: coarse
+        assert row["budget"] - (0.05 if metrics["has_norms"] else 0.15) < row["macs"] <= row["budget"]  # ttm: coarse
         assert {chosen[1] for chosen in row["chosen"]} - {None} <= set(parameters["formats"])
         for stage in ("raw", "repaired")[: 1 + metrics["has_norms"]]:
             right = np.unpackbits(np.frombuffer(bytes.fromhex(row[f"{stage}_right"]), np.uint8))
             assert right.sum() / metrics["test_images"] == pytest.approx(row[f"{stage}_accuracy"])
-            least = 0.5 if metrics["has_norms"] else 0.05  # the whole layer as a TT-matrix: by chance
+            least = 0.3 if metrics["has_norms"] else 0.05  # the whole layer as a TT-matrix: by chance
             assert least < row[f"{stage}_accuracy"] <= metrics["original_accuracy"] + 0.01
         assert ("repaired_accuracy" in row) == metrics["has_norms"]
 
