@@ -452,13 +452,14 @@ for R in (4, 20):
 for angle in (1, 1e-4):
     near = [torch.cat([m[:, :3], m[:, 2:3] + angle * m[:, 3:]], dim=1) for m in (A, B)]
     tall = khatri_rao(near)
-    right = tall @ torch.ones(4, dtype=torch.float64)
+    wanted = torch.linspace(-1, 1, 400, dtype=torch.float64).view(4, 100)  # 100 systems, since one may be lucky
+    right = tall @ wanted
     small = (near[0].T @ near[0]) * (near[1].T @ near[1])
     solutions = {"lstsq": torch.linalg.lstsq(tall, right).solution, "Gram": torch.linalg.solve(small, tall.T @ right)}
-    lost = {name: (solution - 1).abs().max().item() for name, solution in solutions.items()}
+    lost = {name: (solution - wanted).norm().item() for name, solution in solutions.items()}
     assert torch.isclose(torch.linalg.cond(small), torch.linalg.cond(tall) ** 2, rtol=0.01)
-assert lost["Gram"] > 1000 * lost["lstsq"]
-print("nearly parallel columns: the Gram matrix costs more than three further digits")
+assert lost["Gram"] > 100 * lost["lstsq"]
+print("nearly parallel columns: the Gram matrix costs more than two further digits")
 
 # %% [markdown]
 # The Kronecker and the Khatri-Rao product are associative, so three factors need no brackets. They are *not* commutative:
