@@ -189,6 +189,14 @@ RERUNS = [
             "budgets": [0.5, 0.001],
         },
     ),
+    (
+        "experiments/ablate_scheme",
+        {"formats": ["spatial_svd"], "choice": "uniform", "metric": "input", "pictures": "noise", "inputs": 30},
+    ),
+    (
+        "experiments/ablate_scheme",
+        {"formats": ["spatial_svd"], "metric": "weight", "pictures": "digits", "budgets": [0.8, 0.001], "seed": 1},
+    ),
     ("experiments/compress_network", {"choice": "uniform", "budget": 0.7, "metric": "input", "inputs": 32, "seed": 1}),
     (
         "experiments/compress_network",
@@ -232,7 +240,7 @@ def test_rerun_with_other_parameters(name, parameters, tmp_path, monkeypatch):
     asserts |= {"experiments/train_picture_layers": pictures, "experiments/train_wide_network": wide}
     asserts |= {"experiments/compress_network": whole, "experiments/compare_formats": compared}
     asserts |= {"experiments/quantize_network": quantized, "experiments/compare_peers": peers}
-    asserts |= {"experiments/replace_vgg_fc6": vgg}
+    asserts |= {"experiments/replace_vgg_fc6": vgg, "experiments/ablate_scheme": ablated}
     if name in asserts:
         (record,) = records
         asserts[name](record["metrics"], parameters)
@@ -414,6 +422,23 @@ def compared(metrics, parameters):
             least = 0.3 if metrics["has_norms"] else 0.05  # the whole layer as a TT-matrix: by chance
             assert least < row[f"{stage}_accuracy"] <= metrics["original_accuracy"] + 0.01
         assert ("repaired_accuracy" in row) == metrics["has_norms"]
+
+
+def ablated(metrics, parameters):
+    assert [row["budget"] for row in metrics["rows"]] == parameters.get("budgets", [0.5])
+    for row in metrics["rows"]:
+        if row["budget"] == 0.001:
+            assert "out of reach" in row["reason"]
+            assert set(row) == {"budget", "reason"}
+            continue
+        assert row["reason"] is None
+        assert row["budget"] - 0.05 < row["macs"] <= row["budget"]
+        assert (row["predicted"] is None) == (parameters.get("choice") == "uniform")
+        for stage in ("raw", "batchnorm", "sequence"):
+            right = np.unpackbits(np.frombuffer(bytes.fromhex(row[f"{stage}_right"]), np.uint8))
+            assert right.sum() / metrics["test_images"] == pytest.approx(row[f"{stage}_accuracy"])
+            assert 0 < row[f"{stage}_error"]
+            assert 0.1 < row[f"{stage}_accuracy"] <= metrics["original_accuracy"] + 0.02
 
 
 def quantized(metrics, parameters):

@@ -11,6 +11,7 @@ from right_answers import (
     novikov,
     review,
     run_a_study,
+    scheme,
     start_here,
     tensor_algebra,
     tensor_layers,
@@ -34,5 +35,6 @@ LESSONS = (
     review,
     choose_ranks,
     comparison,
+    scheme,
 )
 RIGHT = {name: answers for lesson in LESSONS for name, answers in lesson.RIGHT.items()}

@@ -15,6 +15,7 @@ from tnlib.check import (
     novikov,
     review,
     run_a_study,
+    scheme,
     start_here,
     tensor_algebra,
     tensor_layers,
@@ -40,6 +41,7 @@ LESSONS = (
     review,
     choose_ranks,
     comparison,
+    scheme,
     compute_with_trains,
 )
 EXERCISES: dict[str, Exercise] = {exercise.name: exercise for lesson in LESSONS for exercise in lesson.EXERCISES}
