@@ -193,6 +193,20 @@ def test_too_few_samples_leave_the_weight():
     assert all(torch.isfinite(part).all() for part in far.solve(True))
 
 
+def test_inputs_that_hardly_vary():
+    """Rounding of single precision beside large means leaves moments with negative eigenvalues, beyond small ridges."""
+    layer, sums = nn.Linear(60, 3), Regression(nn.Linear(60, 3))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        common = 100 * torch.rand(500, 1, generator=generator) * torch.ones(60)
+        x = common + 1e-4 * torch.randn(500, 60, generator=generator)
+        sums.add(x, layer(x).detach())
+    assert torch.linalg.eigvalsh(sums.halves[0].normal(True)[0])[0, 0] < -1e-4 * 100 / 60
+    target, moment = sums.solve(True)
+    assert torch.isfinite(target).all()
+    assert torch.linalg.eigvalsh(moment)[0, 0] > 0
+
+
 @pytest.mark.parametrize("name", ["linear", "conv2d", "grouped"])
 def test_a_layer_learns_what_is_wanted(name):
     layer, truth = made(name), seeded(LAYERS[name], 5).double()

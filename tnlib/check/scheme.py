@@ -81,7 +81,7 @@ def _truncated(matrix: Tensor, rank: int) -> Tensor:
 def _reduced_rank(x: Tensor, y: Tensor, rank: int) -> Tensor:
     """The matrix K of at most that rank with the smallest |y - K x|: least squares, projected on leading outputs."""
     whole = _least_squares(x, y)
-    u = torch.linalg.svd(whole @ x, full_matrices=False).U[:, :rank]
+    u: Tensor = torch.linalg.svd(whole @ x, full_matrices=False).U[:, :rank]
     return u @ u.T @ whole
 
 
@@ -93,12 +93,12 @@ def _samples(outputs: int, inputs: int, number: int, rank: int) -> dict[str, Any
 
 
 def _by_outputs(x: Tensor, y: Tensor, rank: int) -> Tensor:
-    u = torch.linalg.svd(y, full_matrices=False).U[:, :rank]
+    u: Tensor = torch.linalg.svd(y, full_matrices=False).U[:, :rank]
     return u @ u.T @ _least_squares(x, y)
 
 
 def _by_inputs(x: Tensor, y: Tensor, rank: int) -> Tensor:
-    u = torch.linalg.svd(x, full_matrices=False).U[:, :rank]
+    u: Tensor = torch.linalg.svd(x, full_matrices=False).U[:, :rank]
     return _least_squares(u.T @ x, y) @ u.T
 
 

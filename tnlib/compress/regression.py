@@ -92,8 +92,9 @@ class Regression:
         ridge = self._ridge(weight, shift)
         moment, cross = (self.halves[0] + self.halves[1]).normal(shift)
         if ridge is None:
-            return weight, _damped(moment, USUAL)
-        return weight + _step(moment, cross - weight @ moment, ridge), _damped(moment, ridge)
+            return weight, _positive(moment, USUAL)[0]
+        damped, root = _positive(moment, ridge)
+        return weight + torch.cholesky_solve((cross - weight @ moment).mT, root).mT, damped
 
     def _ridge(self, weight: Tensor, shift: bool) -> float | None:
         """By cross-validation; None where the given weight predicts better than any step from it."""
@@ -105,7 +106,7 @@ class Regression:
         for ridge in RIDGES:
             error = 0.0
             for k in range(2):
-                step = _step(normals[k][0], rests[k], ridge)
+                step = torch.cholesky_solve(rests[k].mT, _positive(normals[k][0], ridge)[1]).mT
                 error += float(((step @ normals[1 - k][0]) * step).sum() - 2 * (step * rests[1 - k]).sum())
             best = min(best, (error, ridge), key=lambda pair: pair[0])
         return best[1]
@@ -120,10 +121,19 @@ def _damped(moment: Tensor, ridge: float) -> Tensor:
     return moment + torch.diag_embed(added[:, None].expand(moment.shape[:2]))
 
 
-def _step(moment: Tensor, rest: Tensor, ridge: float) -> Tensor:
-    """The least-squares change of a kernel that leaves this cross moment of its error and the inputs."""
-    change: Tensor = torch.cholesky_solve(rest.mT, torch.linalg.cholesky(_damped(moment, ridge))).mT
-    return change
+def _positive(moment: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """A moment with a ridge, and its Cholesky factor; eigenvalues are raised where rounding has left negative ones.
+
+    Sums are of single precision, and centred ones may be small beside them: inputs that hardly vary show it.
+    """
+    damped = _damped(moment, ridge)
+    root, failed = torch.linalg.cholesky_ex(damped)
+    if failed.any():
+        values, vectors = torch.linalg.eigh(moment)
+        least = ridge * values.abs().amax(1, keepdim=True) + 1e-300
+        damped = (vectors * torch.maximum(values, least)[:, None]) @ vectors.mT
+        root = torch.linalg.cholesky(damped)
+    return damped, root
 
 
 @torch.no_grad()
