@@ -25,7 +25,7 @@ NBVAL := --nbval-current-env --nbval-sanitize-with tests/nbval-sanitize.cfg --nb
 PAIRS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test: $(STAMP)
-	$(PAIRS) --dist worksteal tests
+	$(PAIRS) --dist worksteal --durations 40 tests
 	$(BIN)/python -m pytest --nbval-lax $(NBVAL) $(LAX)
 	$(PAIRS) --dist loadscope --nbval $(NBVAL) $(STRICT)
 

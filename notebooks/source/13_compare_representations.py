@@ -12,7 +12,7 @@
 #
 # **Time.** 100 minutes: 40 to read text and code, 60 for the exercises. Run All takes a minute. **Difficulty.** Medium.
 #
-# Previous: [12 choose ranks](12_choose_ranks.ipynb) · Next: [20 compute with trains](20_compute_with_trains.ipynb) · [Solutions](solutions/13_compare_representations.ipynb) · [Glossary](GLOSSARY.md)
+# Previous: [12 choose ranks](12_choose_ranks.ipynb) · Next: [14 propose a scheme](14_propose_a_scheme.ipynb) · [Solutions](solutions/13_compare_representations.ipynb) · [Glossary](GLOSSARY.md)
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": 500 test images where networks are measured live; "full": all that are committed
@@ -160,7 +160,7 @@ for format, plan in plans.items():
 # The dense layers of this network are no convolutions: three of the formats leave them as they are, and the convolutions pay for them.
 # Live, on a few test images:
 
-# %%
+# %% tags=["nbval-ignore-output"]
 test = data.load("cifar10", "test").sample({"quick": 500, "full": 2000}[profile], seed)
 right = {format: train.hits(plan.apply(small_net), test) for format, plan in plans.items()}
 right["dense"] = train.hits(small_net, test)
@@ -554,4 +554,4 @@ check.same_share(same_share)
 # - J. T. Schuurmans, K. Batselier, J. F. P. Kooij, [*How informative is the approximation error from tensor decomposition for neural network compression?*](https://openreview.net/forum?id=sKHqgFOaFXI), ICLR 2023.
 
 # %% [markdown]
-# Previous: [12 choose ranks](12_choose_ranks.ipynb) · Next: [20 compute with trains](20_compute_with_trains.ipynb) · [Solutions](solutions/13_compare_representations.ipynb) · [Glossary](GLOSSARY.md)
+# Previous: [12 choose ranks](12_choose_ranks.ipynb) · Next: [14 propose a scheme](14_propose_a_scheme.ipynb) · [Solutions](solutions/13_compare_representations.ipynb) · [Glossary](GLOSSARY.md)

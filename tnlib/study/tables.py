@@ -161,6 +161,28 @@ def compressed() -> str:
     return f"{table(head, rows)}\n\nAccuracy on {images} test images. Records: sweeps `repair_study`, `halve_study`."
 
 
+def scheme() -> str:
+    """The scheme of notebook 14 on its networks, without labels or training: before, as factored, and in sequence."""
+    frame = _full_size("ablate-scheme")
+    if not frame.empty:
+        told = frame["parameters.formats"].map(" ".join) + frame["parameters.metric"] + frame["parameters.choice"]
+        usual = told.eq("spatial_svd cp3exactallocated") & frame["parameters.pictures"].eq("training")
+        frame = frame[usual & frame["parameters.inputs"].eq(1000)]
+    if frame.empty:
+        return "No run is on record yet."
+    rows = []
+    for (network, weights), group in frame.groupby(["parameters.network", "parameters.weights"]):
+        points = pd.DataFrame([row for found in group["metrics.rows"] for row in found if row["reason"] is None])
+        for budget, same in sorted(points.groupby("budget"), reverse=True):
+            cells = [f"`{network}`, {weights}", f"{budget:g}", f"{same['macs'].mean():.1%}"]
+            cells += [_spread(group["metrics.original_accuracy"])]
+            cells += [_spread(same[f"{stage}_accuracy"]) for stage in ("raw", "batchnorm", "sequence")]
+            rows.append([*cells, str(len(same))])
+    head = ["network", "budget", "MACs left", "original", "factored", "and BatchNorm", "in sequence", "draws of images"]
+    images = frame["metrics.test_images"].iloc[0]
+    return f"{table(head, rows)}\n\nAccuracy on {images} test images. Records: sweep `scheme_study`."
+
+
 def _spread(values: pd.Series[float]) -> str:
     """Their mean, and the smallest and the largest where they differ."""
     lowest, highest = values.min(), values.max()
@@ -211,6 +233,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sweeps": sweeps,
     "benchmarks": benchmarks,
     "compressed": compressed,
+    "scheme": scheme,
 }
 
 
