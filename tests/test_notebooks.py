@@ -407,6 +407,11 @@ def whole(metrics, parameters):
     assert not list((paths.RUNS / "train").glob("compress-network-*"))
 
 
+def share_right(packed, metrics):
+    """Of the test images, those whose bit is set."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(packed), np.uint8)).sum() / metrics["test_images"]
+
+
 def compared(metrics, parameters):
     assert [row["budget"] for row in metrics["rows"]] == parameters["budgets"]
     assert metrics["has_norms"] == (parameters.get("network") != "mlp1024-mnist")
@@ -419,8 +424,7 @@ def compared(metrics, parameters):
         assert row["budget"] - (0.05 if metrics["has_norms"] else 0.15) < row["macs"] <= row["budget"]  # ttm: coarse
         assert {chosen[1] for chosen in row["chosen"]} - {None} <= set(parameters["formats"])
         for stage in ("raw", "repaired")[: 1 + metrics["has_norms"]]:
-            right = np.unpackbits(np.frombuffer(bytes.fromhex(row[f"{stage}_right"]), np.uint8))
-            assert right.sum() / metrics["test_images"] == pytest.approx(row[f"{stage}_accuracy"])
+            assert share_right(row[f"{stage}_right"], metrics) == pytest.approx(row[f"{stage}_accuracy"])
             least = 0.3 if metrics["has_norms"] else 0.05  # the whole layer as a TT-matrix: by chance
             assert least < row[f"{stage}_accuracy"] <= metrics["original_accuracy"] + 0.01
         assert ("repaired_accuracy" in row) == metrics["has_norms"]
@@ -437,8 +441,7 @@ def ablated(metrics, parameters):
         assert row["budget"] - 0.05 < row["macs"] <= row["budget"]
         assert (row["predicted"] is None) == (parameters.get("choice") == "uniform")
         for stage in ("raw", "batchnorm", "sequence"):
-            right = np.unpackbits(np.frombuffer(bytes.fromhex(row[f"{stage}_right"]), np.uint8))
-            assert right.sum() / metrics["test_images"] == pytest.approx(row[f"{stage}_accuracy"])
+            assert share_right(row[f"{stage}_right"], metrics) == pytest.approx(row[f"{stage}_accuracy"])
             assert row[f"{stage}_error"] > 0
             assert 0.1 < row[f"{stage}_accuracy"] <= metrics["original_accuracy"] + 0.02
 
