@@ -205,6 +205,14 @@ RERUNS = [
         {"choice": "random", "inputs": 40, "epochs": 1, "held_out": 500, "distill": 0.3, "resumable": True},
     ),
     (
+        "experiments/tune_compressed",
+        {"formats": ["spatial_svd"], "metric": "weight", "resumable": True, "held_out": 500, "seed": 1},
+    ),
+    (
+        "experiments/tune_compressed",
+        {"budget": 1.0, "lr": 1e-6, "distill": 0.5, "match": "answers", "norms": "trained", "images": 500},
+    ),
+    (
         "experiments/quantize_network",
         {"budget": 0.5, "inputs": 100, "metric": "weight", "repair": "batchnorm", "seed": 1},
     ),
@@ -242,6 +250,7 @@ def test_rerun_with_other_parameters(name, parameters, tmp_path, monkeypatch):
     asserts |= {"experiments/train_picture_layers": pictures, "experiments/train_wide_network": wide}
     asserts |= {"experiments/compress_network": whole, "experiments/compare_formats": compared}
     asserts |= {"experiments/quantize_network": quantized, "experiments/compare_peers": peers}
+    asserts |= {"experiments/tune_compressed": tuned}
     asserts |= {"experiments/replace_vgg_fc6": vgg, "experiments/ablate_scheme": ablated}
     if name in asserts:
         (record,) = records
@@ -405,6 +414,22 @@ def whole(metrics, parameters):
     right = np.unpackbits(np.frombuffer(bytes.fromhex(metrics["tuned_right"]), np.uint8))
     assert abs(right.sum() / metrics["test_images"] - stages[2]) < 1e-12
     assert not list((paths.RUNS / "train").glob("compress-network-*"))
+
+
+def tuned(metrics, parameters):
+    assert metrics["test_images"] == parameters.get("held_out", 2000)
+    stages = [metrics[f"{stage}_accuracy"] for stage in ("untuned", "tuned", "original")]
+    if "budget" in parameters:  # the dense network, at a rate that changes no weight by much
+        assert (metrics["macs"], metrics["params"]) == (1, 1)
+        assert stages[0] == stages[2]
+        assert abs(stages[1] - stages[0]) < 0.03
+    else:
+        assert 0.4 < metrics["macs"] <= 0.5
+        assert stages[0] < stages[2]
+        assert stages[0] - 0.01 < stages[1] < stages[2] + 0.02
+    assert len(metrics["losses"]) == 1
+    assert share_right(metrics["tuned_right"], metrics) == pytest.approx(stages[1])
+    assert not list((paths.RUNS / "train").glob("tune-compressed-training-*"))
 
 
 def share_right(packed, metrics):

@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "networks": {"data"},
     "models": {"data", "networks"},
     "imagenet": {"networks"},
-    "train": {"data", "models", "measure", "compress"},
+    "recipe": set(),
+    "train": {"data", "models", "measure", "compress", "recipe"},
     "plots": set(),
     "check": {"decompose", "layers"},
     "study": {"provenance", "compress", "layers", "decompose", "measure", "data", "models", "train", "plots", "check"}

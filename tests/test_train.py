@@ -81,9 +81,35 @@ def test_the_distilled_loss_is_the_divergence_and_a_constant():
     plain = nn.functional.cross_entropy(logits, y)
     p, q = (answers / 2).softmax(1), (logits / 2).softmax(1)
     expected = 4 * (p * (p / q).log()).sum(1).mean() - 4 * (p * p.log()).sum(1).mean()
+    squares = (logits - answers).square().mean()
     for share in (0.0, 0.3, 1.0):
-        assert torch.isclose(train._loss(student, x, y, teacher, share), (1 - share) * plain + share * expected)
-    assert train._loss(student, x, y, None, 0.0) == plain
+        for match, distance in (("answers", expected), ("logits", squares)):
+            recipe = train.Recipe(1, distill=share, match=match)
+            loss = train._loss(student, x, y, teacher, recipe)
+            assert torch.isclose(loss, (1 - share) * plain + share * distance)
+    assert train._loss(student, x, y, None, train.Recipe(1)) == plain
+
+
+def test_a_share_of_one_looks_at_no_label():
+    outside = torch.full((7,), 99)  # of no class: cross-entropy would raise
+    networks = [nn.Embedding(7, 5) for _ in range(2)]
+    for match in ("answers", "logits"):
+        assert (
+            train._loss(networks[0], torch.arange(7), outside, networks[1], train.Recipe(1, distill=1.0, match=match))
+            > 0
+        )
+
+
+def test_frozen_norms_keep_their_statistics_and_learn_their_scales(images):
+    model = small_net()
+    before = copy.deepcopy(model[2].state_dict())
+    train.fit(model, images, train.Recipe(epochs=1, lr=0.01, norms="frozen"), device="cpu")
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert torch.equal(model[2].state_dict()[name], before[name])
+    assert not torch.equal(model[2].weight, before["weight"])
+    for wrong in ({"norms": "melted"}, {"match": "noises"}):
+        with pytest.raises(ValueError, match="unknown recipe"):
+            train.fit(model, images, train.Recipe(epochs=1, **wrong), device="cpu")
 
 
 def test_float32_is_never_left_when_asked_for(images, monkeypatch):

@@ -1,18 +1,13 @@
-"""Train the workbook's networks, resumably; repair compressed ones; measure accuracy.
-
-The recipes below are those of the committed weights. A recipe is SGD with Nesterov momentum (or Adam), a linear warm-up
-and a cosine to zero; weight decay spares biases and BatchNorm. `resolution` may grow during training: a crop of 24x24
-costs 0.56 of one of 32x32, and the first half of training does not need more.
-"""
+"""Train the workbook's networks, resumably; repair compressed ones; measure accuracy."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -23,63 +18,7 @@ from torch import Tensor, nn
 
 from tnlib import compress, data, models, paths
 from tnlib.measure import evaluating, has_fast_bf16, provenance
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained.
-
-    `lr` is the peak, reached after `warmup` (a fraction of all steps); `resolution` maps the fraction of training done
-    to the height and width of the crops; `padding` is the zero padding before a random crop, `flip` mirrors half of
-    the images; a gradient longer than `clip` is shortened to it. `optimizer` is `sgd`, with `momentum`, or `adam`
-    (AdamW, which has none). `distill` is the share of the loss that is the distance to a teacher's answers.
-    """
-
-    epochs: int
-    batch: int = 128
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    warmup: float = 0.15
-    padding: int = 4
-    flip: bool = True
-    resolution: tuple[tuple[float, int], ...] = ()
-    clip: float | None = None
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    seed: int = 0
-    distill: float = 0.0
-
-    def start(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimizer at its first step; weight decay spares biases and BatchNorm."""
-        known = list(parameters)
-        groups = [
-            {"params": [p for p in known if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in known if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        if self.optimizer == "adam":
-            return torch.optim.AdamW(groups, lr=self.lr)
-        if self.optimizer != "sgd":
-            raise ValueError(f"unknown optimizer {self.optimizer!r}; expected sgd or adam")
-        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.momentum > 0)
-
-    def crop(self, done: float) -> int | None:
-        """Height and width of the crops when the fraction `done` of the training is over; None for whole images."""
-        sizes = [size for start, size in self.resolution if start <= done]
-        return sizes[-1] if sizes else None
-
-    def rate(self, done: float) -> float:
-        """Learning rate when the fraction `done` of the steps is over."""
-        if done < self.warmup:
-            return self.lr * done / self.warmup
-        return self.lr * (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup))) / 2
-
-
-RECIPES: dict[str, Recipe] = {
-    "mlp1024-mnist": Recipe(epochs=20, lr=0.1, padding=0, flip=False),
-    "quick-cifar10": Recipe(epochs=16, batch=64, lr=0.03, padding=2, resolution=((0.0, 32),)),
-    "charnet-chars36": Recipe(epochs=12, lr=0.02, padding=2, flip=False, clip=2.0),
-    "resnet20-cifar10": Recipe(epochs=40, lr=0.15, resolution=((0.0, 24), (0.4, 28), (0.7, 32))),
-}
+from tnlib.recipe import RECIPES, Recipe
 
 
 class History(NamedTuple):
@@ -142,14 +81,20 @@ def fit(
         teacher: a network of the same answers, in eval mode, that is imitated if the recipe distils (`_loss`).
 
     Raises:
-        ValueError: a checkpoint of another recipe, an unknown precision, a recipe that distils without a teacher.
+        ValueError: a checkpoint of another recipe, an unknown precision, a recipe that distils without a teacher or
+            that is unknown in what it matches or in what becomes of BatchNorm.
     """
     if recipe.distill and teacher is None:
         raise ValueError("a recipe that distils needs a teacher")
+    if recipe.match not in ("answers", "logits") or recipe.norms not in ("trained", "frozen"):
+        raise ValueError(f"unknown recipe: match {recipe.match!r}, norms {recipe.norms!r}")
     if precision not in ("auto", "float32"):
         raise ValueError(f"unknown precision {precision!r}; expected auto or float32")
     where = pick_device(device)
     model.to(where).train()
+    if recipe.norms == "frozen":
+        for norm in (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)):
+            norm.eval()
     if teacher is not None:
         teacher.to(where)
     if where.type == "cpu":
@@ -165,7 +110,7 @@ def fit(
                 group["lr"] = recipe.rate((epoch * steps + step + 1) / (recipe.epochs * steps + 1))
             x, y = x.to(where), y.to(where)
             with torch.autocast(where.type, torch.bfloat16) if bf16 else nullcontext():
-                loss = _loss(model, x, y, teacher, recipe.distill)
+                loss = _loss(model, x, y, teacher, recipe)
             optimizer.zero_grad()
             loss.backward()
             if recipe.clip is not None:
@@ -182,15 +127,18 @@ def fit(
     return history
 
 
-def _loss(model: nn.Module, x: Tensor, y: Tensor, teacher: nn.Module | None, share: float) -> Tensor:
-    """Cross-entropy with the labels and, by `share`, with a teacher's answers at temperature 2 (Hinton et al. 2015)."""
-    logits = model(x)
-    loss = F.cross_entropy(logits, y)
+def _loss(model: nn.Module, x: Tensor, y: Tensor, teacher: nn.Module | None, recipe: Recipe) -> Tensor:
+    """Cross-entropy with the labels and, by the share `distill`, the distance to a teacher; 1 needs no label."""
+    logits, share = model(x), recipe.distill
     if teacher is None or not share:
-        return loss
+        return F.cross_entropy(logits, y)
     with torch.no_grad():
-        answers = (teacher(x) / 2).softmax(1)
-    return (1 - share) * loss + share * 4 * F.cross_entropy(logits / 2, answers)
+        answers = teacher(x)
+    if recipe.match == "logits":
+        distance = F.mse_loss(logits, answers)
+    else:
+        distance = 4 * F.cross_entropy(logits / 2, (answers / 2).softmax(1))
+    return distance if share == 1 else (1 - share) * F.cross_entropy(logits, y) + share * distance
 
 
 def reestimate_batchnorm(model: nn.Module, images: data.ImageSet, *, batch: int = 100) -> None:
