@@ -83,13 +83,14 @@ def test_every_format_is_linear_in_each_factor(name, format):
     assert all(isinstance(factor, nn.Parameter) for factor in small.factors())
 
 
+@pytest.mark.parametrize("method", ["nls", "als"])
 @pytest.mark.parametrize(("name", "format"), CASES)
-def test_factors_come_nearer_to_the_target(name, format):
+def test_factors_come_nearer_to_the_target(name, format, method):
     layer = made(name)
     small = layers.factorize(layer, format, 2)
     before = copy.deepcopy(small.state_dict())
     target, moment = problem(layer)
-    factors, errors = fit_factors(small, target, moment)
+    factors, errors = fit_factors(small, target, moment, method=method)
     groups = getattr(layer, "groups", 1)
     assert errors[0] == pytest.approx(error_of(flat(small.dense_weight(), groups), target, moment), rel=1e-6)
     assert all(now < before for before, now in itertools.pairwise(errors))
@@ -101,17 +102,42 @@ def test_factors_come_nearer_to_the_target(name, format):
     assert torch.allclose(norms, norms[:1].expand_as(norms), rtol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["nls", "als"])
 @pytest.mark.parametrize("rank", [1, 3, 6])
-def test_the_svd_format_finds_the_best_reduced_rank_regression(rank):
+def test_the_svd_format_finds_the_best_reduced_rank_regression(rank, method):
     """Whose error is the tail of the singular values of target moment^(1/2), by Eckart and Young."""
     layer = made("linear")
     target, moment = problem(layer)
     values, vectors = torch.linalg.eigh(moment[0])
     singular = torch.linalg.svdvals(target[0] @ (vectors * values.sqrt()))
     best = float(singular[rank:].square().sum() / singular.square().sum())
-    _, errors = fit_factors(layers.factorize(layer, "svd", rank), target, moment, steps=60, products=80)
+    start = layers.factorize(layer, "svd", rank)
+    _, errors = fit_factors(start, target, moment, steps=60, products=80, method=method, tol=1e-5)
     assert errors[-1] == pytest.approx(best, rel=0.01)
     assert errors[-1] >= best * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("format", ["cp", "cp3", "tucker2", "spatial_svd"])
+def test_in_turns_each_factor_is_the_solution_of_linear_least_squares(format):
+    """After a sweep the last factor is what `lstsq` finds for it, beside the others."""
+    layer = made("conv2d")
+    target, moment = problem(layer)
+    factors, _ = fit_factors(layers.factorize(layer, format, 2), target, moment, 1, 200, method="als")
+    kernel = _kernel_of(layers.factorize(layer, format, 2))
+    values, vectors = torch.linalg.eigh(moment[0])
+    root, number = vectors * values.sqrt(), factors[-1].numel()
+    units = torch.eye(number, dtype=torch.float64).reshape(number, *factors[-1].shape)
+    columns = torch.stack([(kernel(*factors[:-1], unit)[0] @ root).flatten() for unit in units], 1)
+    right = (target[0] @ root).flatten()
+    rest = columns @ factors[-1].flatten() - right
+    best = columns @ torch.linalg.lstsq(columns, right).solution - right
+    assert rest.square().sum() == pytest.approx(float(best.square().sum()), rel=1e-6)
+
+
+def test_an_unknown_method_of_fitting():
+    layer = made("linear")
+    with pytest.raises(ValueError, match="expected nls or als"):
+        fit_factors(layers.factorize(layer, "svd", 2), *problem(layer), method="gd")
 
 
 def test_what_has_the_rank_is_found():

@@ -204,6 +204,8 @@ RERUNS = [
         "experiments/compress_network",
         {"choice": "random", "inputs": 40, "epochs": 1, "held_out": 500, "distill": 0.3, "resumable": True},
     ),
+    ("experiments/compare_fits", {"format": "spatial_svd", "inputs": 20, "sweeps": 3, "seed": 1}),
+    ("experiments/compare_fits", {"format": "tucker2", "budget": 0.7, "sweeps": 1, "steps": 2}),
     (
         "experiments/tune_compressed",
         {"formats": ["spatial_svd"], "metric": "weight", "resumable": True, "held_out": 500, "seed": 1},
@@ -250,7 +252,7 @@ def test_rerun_with_other_parameters(name, parameters, tmp_path, monkeypatch):
     asserts |= {"experiments/train_picture_layers": pictures, "experiments/train_wide_network": wide}
     asserts |= {"experiments/compress_network": whole, "experiments/compare_formats": compared}
     asserts |= {"experiments/quantize_network": quantized, "experiments/compare_peers": peers}
-    asserts |= {"experiments/tune_compressed": tuned}
+    asserts |= {"experiments/tune_compressed": tuned, "experiments/compare_fits": fits}
     asserts |= {"experiments/replace_vgg_fc6": vgg, "experiments/ablate_scheme": ablated}
     if name in asserts:
         (record,) = records
@@ -414,6 +416,21 @@ def whole(metrics, parameters):
     right = np.unpackbits(np.frombuffer(bytes.fromhex(metrics["tuned_right"]), np.uint8))
     assert abs(right.sum() / metrics["test_images"] - stages[2]) < 1e-12
     assert not list((paths.RUNS / "train").glob("compress-network-*"))
+
+
+def fits(metrics, parameters):
+    budget = parameters.get("budget", 0.5)
+    assert budget - 0.1 < metrics["macs"] <= budget
+    assert len(metrics["rows"]) >= 3
+    for row in metrics["rows"]:
+        assert 0 < row["als_error"] < 1
+        assert 0 < row["nls_error"] < 1
+        assert row["als_steps"] <= parameters["sweeps"]
+    for name in ("start", "als", "nls"):
+        for stage in ("raw", "batchnorm"):
+            accuracy = metrics[f"{name}_{stage}_accuracy"]
+            assert share_right(metrics[f"{name}_{stage}_right"], metrics) == pytest.approx(accuracy)
+            assert 0.1 < accuracy <= metrics["original_accuracy"] + 0.01
 
 
 def tuned(metrics, parameters):

@@ -1,10 +1,10 @@
-"""Factors of any format fitted to a kernel in the norm of a layer's inputs: Levenberg-Marquardt."""
+"""Factors of any format fitted to a kernel in the norm of a layer's inputs: Levenberg-Marquardt, or in turns."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,26 +19,41 @@ Kernel = Callable[..., Tensor]
 
 
 def fit_factors(
-    layer: layers.Factorized, target: Tensor, moment: Tensor, steps: int = STEPS, products: int = PRODUCTS
+    layer: layers.Factorized,
+    target: Tensor,
+    moment: Tensor,
+    steps: int = STEPS,
+    products: int = PRODUCTS,
+    *,
+    method: Literal["nls", "als"] = "nls",
+    tol: float = TOLERANCE,
 ) -> tuple[list[Tensor], list[float]]:
     """Factors whose kernel K is near a target in the norm of a moment, from the layer's own on.
 
     Minimizes tr((K - target) moment (K - target)^T), summed over groups, by Levenberg-Marquardt: K is linear in each
     factor, whatever the format, so its Jacobian is applied by computing K once for each factor, and transposed by
     automatic differentiation. Conjugate gradients solve for a step. Where the format allows it, the factors are sought
-    in coordinates in which the input channels are white.
+    in coordinates in which the input channels are white. With `als` they are fitted one after the other instead, each
+    by linear least squares, as Kalle et al. (2025, arXiv 2511.04494) fit CP and Tucker-2 in this norm.
 
     Args:
         layer: gives format, rank and start; it is untouched.
         target: (groups, outputs, inputs window).
         moment: of the inputs, symmetric positive definite, (groups, inputs window, inputs window).
-        steps: at most so many; one that gains less than a thousandth of the error is the last.
-        products: with the normal matrix in one step, at most.
+        steps: at most so many, with `als` sweeps over all factors.
+        products: with the normal matrix in one step, or for one factor, at most.
+        method: `nls`, all factors at once, or `als`, alternating least squares.
+        tol: a step that gains less, relative to the error, is the last.
 
     Returns:
         Factors in the order of `layer.factors()`, float64, of equal norms, and the squared error relative to the
         target's squared norm: at the start and after each step. It never grows.
+
+    Raises:
+        ValueError: an unknown method.
     """
+    if method not in ("nls", "als"):
+        raise ValueError(f"unknown method {method!r}; expected nls or als")
     factors = [factor.detach().double() for factor in layer.factors()]
     root = _root(layer, moment)
     if root is not None:
@@ -46,14 +61,15 @@ def fit_factors(
         factors = type(layer).multiply_mode(factors, "in", root)
         target, moment = _turned(target, moment, inverse, root)
     with torch.no_grad():
-        factors, errors = _levenberg_marquardt(_kernel_of(layer), factors, target, moment, steps, products)
+        search = _levenberg_marquardt if method == "nls" else _alternate
+        factors, errors = search(_kernel_of(layer), factors, target, moment, steps, products, tol)
     if root is not None:
         factors = type(layer).multiply_mode(factors, "in", inverse)
     return balanced(factors), errors
 
 
 def _levenberg_marquardt(
-    kernel: Kernel, factors: Sequence[Tensor], target: Tensor, moment: Tensor, steps: int, products: int
+    kernel: Kernel, factors: Sequence[Tensor], target: Tensor, moment: Tensor, steps: int, products: int, tol: float
 ) -> tuple[list[Tensor], list[float]]:
     """As `fit_factors`. The damping of a factor is relative to what the normal matrix has on its diagonal there."""
     factors = balanced(factors)
@@ -84,7 +100,38 @@ def _levenberg_marquardt(
         factors, (error, weighed, pull) = moved, trial
         errors.append(error)
         damping = max(damping / 3, 1e-7)
-        if gain < TOLERANCE:
+        if gain < tol:
+            break
+    return list(factors), errors
+
+
+def _alternate(
+    kernel: Kernel, factors: Sequence[Tensor], target: Tensor, moment: Tensor, steps: int, products: int, tol: float
+) -> tuple[list[Tensor], list[float]]:
+    """As `fit_factors`, one factor at a time from where it is, so that no sweep makes the error larger."""
+    whole = float(((target @ moment) * target).sum()) or 1.0
+
+    def look(made: Tensor) -> tuple[float, Tensor]:
+        weighed = (made - target) @ moment
+        return float(((made - target) * weighed).sum()) / whole, weighed
+
+    factors = balanced(factors)
+    errors = [look(kernel(*factors))[0]]
+    for _ in range(steps):
+        for k in range(len(factors)):
+            before, behind = factors[:k], factors[k + 1 :]
+
+            def one(part: Tensor, before: Sequence[Tensor] = before, behind: Sequence[Tensor] = behind) -> Tensor:
+                return kernel(*before, part, *behind)
+
+            pull = Pull(one, [factors[k]])
+            normal = _Normal(one, [factors[k]], moment, pull, [0.0])
+            downhill = [-part for part in pull(look(pull.kernel)[1])]
+            (step,) = _conjugate_gradients(normal, downhill, [1.0], products, tol=1e-6)
+            factors = [*before, factors[k] + step, *behind]
+        factors = balanced(factors)
+        errors.append(look(kernel(*factors))[0])
+        if errors[-2] - errors[-1] < tol * errors[-2]:
             break
     return list(factors), errors
 
