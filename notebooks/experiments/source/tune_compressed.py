@@ -20,7 +20,8 @@ repair: str = "sequence"  # "none", "batchnorm" or "sequence": what is done befo
 inputs: int = 100  # at least 1; training images, without labels, for the metric and for the repair
 epochs: int = 1  # at least 0
 batch: int = 128  # at least 1
-lr: float = 0.005  # peak of the learning rate
+optimizer: str = "sgd"  # "sgd" or "adam"
+lr: float = 0.003  # peak of the learning rate
 distill: float = 1.0  # in [0, 1]; share of the loss that imitates the network before compression; 1 needs no labels
 match: str = "logits"  # "answers" or "logits": what is imitated
 norms: str = "frozen"  # "frozen" or "trained": whether BatchNorm keeps its statistics in training
@@ -57,7 +58,7 @@ example = looked_at[:1]
 # %%
 built = {"profile": profile, "network": network, "weights": weights, "budget": budget, "formats": formats}
 built |= {"choice": choice, "metric": metric, "repair": repair, "inputs": inputs, "held_out": held_out}
-recipe = {"epochs": epochs, "batch": batch, "lr": lr, "distill": distill, "match": match}
+recipe = {"epochs": epochs, "batch": batch, "optimizer": optimizer, "lr": lr, "distill": distill, "match": match}
 recipe |= {"norms": norms, "weight_decay": weight_decay}
 told = built | recipe | {"images": images}
 
