@@ -1,5 +1,6 @@
 # make notebooks   run every notebook       make test   all tests, no network needed after install
 # make lab         open JupyterLab          make lint   formatting, lint, types        make clean   remove what these made
+# make book        the web book, build/book make browser   the book and JupyterLab, tried in Chromium
 #
 # PYTHON chooses the interpreter of the environment (3.11 or newer): make test PYTHON=python3.13
 
@@ -8,7 +9,7 @@ BOOT := .venv-boot
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: notebooks test lab lint clean lock sync install
+.PHONY: notebooks test lab lint clean lock sync install book browser
 .DELETE_ON_ERROR:
 
 notebooks: $(STAMP)
@@ -36,6 +37,14 @@ lab: $(STAMP)
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir="$(CURDIR)" \
 		--ServerApp.jpserver_extensions="{'jupyterlab_jupytext': False}" --LabApp.app_settings_dir="$(CURDIR)/learn/.lab" \
 		--LabApp.default_url=/lab/tree/learn/README.md $(LAB_ARGS)
+
+# Pages of the stored outputs: build/book/index.html, read from a disk or a server. Nothing is executed.
+book: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python book/build.py
+
+# What a reader does, in a real browser: Debian's package chromium, or the one that CHROMIUM names.
+browser: book
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser/walk_pages.py
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

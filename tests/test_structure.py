@@ -93,7 +93,7 @@ def test_the_core_needs_five_packages_and_nobody_a_private_name_of_torch(path):
 
 
 def test_no_module_is_a_drawer_and_none_is_too_long():
-    for path in PACKAGE.rglob("*.py"):
+    for path in [*PACKAGE.rglob("*.py"), *(paths.ROOT / "book").rglob("*.py")]:
         assert path.stem not in {"utils", "helpers", "common"}
         assert len(path.read_text().splitlines()) <= 300, f"{path} is asking to be two"
 
