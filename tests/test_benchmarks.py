@@ -24,6 +24,8 @@ RERUNS = [
     ("bench_compress", {"formats": ["spatial_svd"], "budget": 0.6}),
     ("bench_latency", {"budgets": [0.9, 0.01], "batches": [2], "formats": ["svd"]}),
     ("bench_latency", {"budgets": [0.8], "batches": [1], "seed": 1}),
+    ("bench_deploy", {"menus": ["spatial_svd"], "batches": [2], "inputs": 3, "seed": 1}),
+    ("bench_deploy", {"menus": [], "latency_budget": 0.01, "batches": [1], "budget": 0.5}),
     ("bench_sweeps", {"cells": 1, "kills": 0}),
     ("bench_sweeps", {"cells": 0, "kills": 1, "seed": 3}),
 ]
@@ -41,7 +43,7 @@ def test_rerun_benchmark(name, parameters, tmp_path, monkeypatch):
     assert record["seed"] == parameters.get("seed", 0)
     asserts = {"bench_layers": layers, "bench_convolutions": convolutions, "bench_products": products, "bench_cp": cp}
     asserts |= {"bench_characters": characters, "bench_coupled": coupled, "bench_sweeps": sweeps}
-    asserts |= {"bench_compress": whole, "bench_latency": latency}
+    asserts |= {"bench_compress": whole, "bench_latency": latency, "bench_deploy": deployed}
     asserts[name](record["metrics"], parameters)
 
 
@@ -71,6 +73,29 @@ def latency(metrics, parameters):
         else:
             assert "out of reach" in row["said"]
     assert not any(row["reached"] for row in rows if row["budget"] < 0.1)
+
+
+def deployed(metrics, parameters):
+    labels = ["dense", *parameters["menus"]]
+    keys = [(label, numbers) for label in labels for numbers in ("float", "int8")]
+    for part in ("rows", "operators", "alone"):
+        assert [(row["network"], row["numbers"]) for row in metrics[part]] == keys
+    assert len(metrics["not_made"]) == ("latency_budget" in parameters)
+    assert all("out of reach" in text for text in metrics["not_made"])
+    dense = metrics["rows"][0]
+    for row in metrics["rows"]:
+        assert row["batch"] == parameters["batches"][0]
+        assert 0 < row["speedup_low"] <= row["speedup"] <= row["speedup_high"]
+        assert row["gmacs_per_s"] == pytest.approx(row["batch"] * row["macs"] / row["ms"] / 1e6)
+        limit = 1 if row["network"] == "dense" else parameters.get("budget", 0.4)
+        assert limit - 0.1 < row["macs"] / dense["macs"] <= limit
+        assert row["file_bytes"] < (0.6 if row["numbers"] == "int8" else 1.01) * dense["file_bytes"]
+    assert dense["speedup"] == metrics[f"dense_float_batch{dense['batch']}_speedup"] == 1
+    for row in metrics["operators"]:
+        assert sum(row["ms"].values()) > 0
+        assert any("Conv" in kind for kind in row["ms"])
+    for row in metrics["alone"]:
+        positive(row, "cold_ms", "memory_mb")
 
 
 def characters(metrics, parameters):

@@ -141,6 +141,14 @@ RERUNS = [
     ("13_compare_representations", {"seed": 2, "layer": "layer3.1.conv2", "network": "resnet20-cifar10"}),
     ("14_propose_a_scheme", {"seed": 1, "layer": "layer2.1.conv2", "share": 0.5}),
     ("14_propose_a_scheme", {"seed": 2, "images": 50, "share": 0.35}),
+    (
+        "15_bring_a_network_to_a_small_machine",
+        {"seed": 1, "network": "quick-cifar10", "images": 32, "budget": 0.5},
+    ),
+    (
+        "15_bring_a_network_to_a_small_machine",
+        {"seed": 2, "network": "quick-cifar10", "images": 48, "memory_limit": 25.0},
+    ),
     ("20_compute_with_trains", {"seed": 1, "sites": 12, "coupling": -0.4}),
     ("20_compute_with_trains", {"seed": 2, "layer": "layer2.1.conv2", "fraction": 0.2}),
     ("experiments/compress_one_layer", {"format": "cp", "rank": 5, "seed": 9}),

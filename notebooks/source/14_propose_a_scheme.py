@@ -12,7 +12,7 @@
 #
 # **Time.** 100 minutes: 40 to read text and code, 60 for the exercises. Run All takes a minute and a half. **Difficulty.** Hard.
 #
-# Previous: [13 compare representations](13_compare_representations.ipynb) · Next: [20 compute with trains](20_compute_with_trains.ipynb) · [Solutions](solutions/14_propose_a_scheme.ipynb) · [Glossary](GLOSSARY.md)
+# Previous: [13 compare representations](13_compare_representations.ipynb) · Next: [15 bring a network to a small machine](15_bring_a_network_to_a_small_machine.ipynb) · [Solutions](solutions/14_propose_a_scheme.ipynb) · [Glossary](GLOSSARY.md)
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": 500 test images where networks are measured live; "full": all that are committed
@@ -626,4 +626,4 @@ check.nearest_kronecker(nearest_kronecker)
 # - A. J. Izenman, *Reduced-rank regression for the multivariate linear model*, J. Multivariate Anal. 5, 1975.
 
 # %% [markdown]
-# Previous: [13 compare representations](13_compare_representations.ipynb) · Next: [20 compute with trains](20_compute_with_trains.ipynb) · [Solutions](solutions/14_propose_a_scheme.ipynb) · [Glossary](GLOSSARY.md)
+# Previous: [13 compare representations](13_compare_representations.ipynb) · Next: [15 bring a network to a small machine](15_bring_a_network_to_a_small_machine.ipynb) · [Solutions](solutions/14_propose_a_scheme.ipynb) · [Glossary](GLOSSARY.md)

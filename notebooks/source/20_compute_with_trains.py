@@ -13,7 +13,7 @@
 # **Time.** 145 minutes: 65 to read text and code, 80 for the exercises. Run All takes about a minute.
 # **Difficulty.** Medium.
 #
-# Previous: [14 propose a scheme](14_propose_a_scheme.ipynb) · [Solutions](solutions/20_compute_with_trains.ipynb) · [Glossary](GLOSSARY.md)
+# Previous: [15 bring a network to a small machine](15_bring_a_network_to_a_small_machine.ipynb) · [Solutions](solutions/20_compute_with_trains.ipynb) · [Glossary](GLOSSARY.md)
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": few CP sweeps; "full": many
@@ -989,4 +989,4 @@ check.ising_energy(ising_energy)
 #   high-dimensional tensor completion*](https://doi.org/10.1137/15M1010506), SIAM J. Sci. Comput. 38(5), 2016.
 
 # %% [markdown]
-# Previous: [14 propose a scheme](14_propose_a_scheme.ipynb) · [Solutions](solutions/20_compute_with_trains.ipynb) · [Glossary](GLOSSARY.md)
+# Previous: [15 bring a network to a small machine](15_bring_a_network_to_a_small_machine.ipynb) · [Solutions](solutions/20_compute_with_trains.ipynb) · [Glossary](GLOSSARY.md)

@@ -12,6 +12,7 @@ from right_answers import (
     review,
     run_a_study,
     scheme,
+    small_machine,
     start_here,
     tensor_algebra,
     tensor_layers,
@@ -36,5 +37,6 @@ LESSONS = (
     choose_ranks,
     comparison,
     scheme,
+    small_machine,
 )
 RIGHT = {name: answers for lesson in LESSONS for name, answers in lesson.RIGHT.items()}

@@ -16,6 +16,7 @@ from tnlib.check import (
     review,
     run_a_study,
     scheme,
+    small_machine,
     start_here,
     tensor_algebra,
     tensor_layers,
@@ -42,6 +43,7 @@ LESSONS = (
     choose_ranks,
     comparison,
     scheme,
+    small_machine,
     compute_with_trains,
 )
 EXERCISES: dict[str, Exercise] = {exercise.name: exercise for lesson in LESSONS for exercise in lesson.EXERCISES}
