@@ -1,4 +1,4 @@
-"""Factors of any format fitted to a kernel in the norm of a layer's inputs: Levenberg-Marquardt."""
+"""Factors of any format fitted to a kernel in the norm of a layer's inputs: Levenberg-Marquardt, or an SVD."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def fit_factors(
     Minimizes tr((K - target) moment (K - target)^T), summed over groups, by Levenberg-Marquardt: K is linear in each
     factor, whatever the format, so its Jacobian is applied by computing K once for each factor, and transposed by
     automatic differentiation. Conjugate gradients solve for a step. Where the format allows it, the factors are sought
-    in coordinates in which the input channels are white.
+    in coordinates in which the input channels are white. The best matrix of low rank comes from an SVD in these
+    coordinates, without any step.
 
     Args:
         layer: gives format, rank and start; it is untouched.
@@ -39,6 +40,8 @@ def fit_factors(
         Factors in the order of `layer.factors()`, float64, of equal norms, and the squared error relative to the
         target's squared norm: at the start and after each step. It never grows.
     """
+    if isinstance(layer, layers.SVDLinear):
+        return _best_of_rank(layer, target[0], moment[0])
     factors = [factor.detach().double() for factor in layer.factors()]
     root = _root(layer, moment)
     if root is not None:
@@ -50,6 +53,21 @@ def fit_factors(
     if root is not None:
         factors = type(layer).multiply_mode(factors, "in", inverse)
     return balanced(factors), errors
+
+
+@torch.no_grad()
+def _best_of_rank(layer: layers.SVDLinear, target: Tensor, moment: Tensor) -> tuple[list[Tensor], list[float]]:
+    """As `fit_factors`, by Eckart and Young: with R^T R the moment, target R^T is truncated, and R^T divided out."""
+    whole = float(((target @ moment) * target).sum()) or 1.0
+    factors = [factor.detach().double() for factor in layer.factors()]
+    root = layers.Metric(inputs=moment).roots()["in"]
+    u, s, vh = torch.linalg.svd(target @ root.mT, full_matrices=False)
+    first = torch.linalg.solve_triangular(root, vh[: layer.rank].mT, upper=True).mT
+    found = [first, u[:, : layer.rank] * s[: layer.rank]]
+    before, after = (
+        float(((rest @ moment) * rest).sum()) / whole for rest in (two @ one - target for one, two in (factors, found))
+    )
+    return (balanced(found), [before, after]) if after < before else (balanced(factors), [before])
 
 
 def _levenberg_marquardt(
