@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "networks": {"data"},
     "models": {"data", "networks"},
     "imagenet": {"networks"},
+    "sentences": set(),
     "train": {"data", "models", "measure", "compress"},
     "plots": set(),
     "check": {"decompose", "layers"},
