@@ -12,6 +12,7 @@ from tnlib import compress, layers
 from tnlib.compress import Budget
 from tnlib.compress.curves import FITTED
 from tnlib.compress.inputs import calls
+from tnlib.compress.matrices import losses_by_rank
 from tnlib.compress.survey import survey
 
 
@@ -121,6 +122,33 @@ def test_candidates_are_fitted_in_the_norm_of_patches():
         for kernel in (small.dense_weight(), channels.dense_weight())
     ]
     assert errors[0] <= errors[1]
+
+
+@pytest.mark.parametrize("metric", ["input", "exact"])
+def test_every_rank_of_a_linear_layer_loses_what_is_predicted(metric):
+    """One decomposition tells the losses of all ranks; here each is made and measured."""
+    model = seeded(Tied).double()
+    model.head.weight = torch.nn.Parameter(model.head.weight.detach().clone())
+    tokens = torch.randint(0, 40, (9, 7), generator=torch.Generator().manual_seed(0))
+    found = compress.curves(model, tokens, ("svd",), metric, only=("mix", "head"))
+    for name, ranks in (("mix", 12), ("head", 12)):
+        layer, norm = model.get_submodule(name), found.norms[name]
+        losses = dict(losses_by_rank(layer, norm))
+        assert list(losses) == list(range(1, ranks + 1))
+        for rank, loss in losses.items():
+            small = layers.factorize(layer, "svd", rank, metric=norm.metric)
+            made = norm.loss(layer.weight, norm.fitted(small, layer, (15, 25)).dense_weight())
+            assert loss == pytest.approx(made, rel=1e-6, abs=1e-12)
+        assert all(losses[row.rank] == row.loss for row in found.candidates[name][1:])
+
+
+def test_a_zero_linear_layer_loses_nothing():
+    model = seeded(Tied).double()
+    torch.nn.init.zeros_(model.mix.weight)
+    tokens = torch.randint(0, 40, (9, 7), generator=torch.Generator().manual_seed(0))
+    for metric in ("input", "exact"):
+        norm = compress.curves(model, tokens, ("svd",), metric, only=("mix",)).norms["mix"]
+        assert {loss for _, loss in losses_by_rank(model.mix, norm)} == {0.0}
 
 
 def test_mistakes():

@@ -83,6 +83,7 @@ def test_an_experiment_records_without_tnlib_around_it(path):
         ("08_reproduce_lebedev", {"image_folder": "mine/characters"}),
         ("experiments/replace_alexnet_conv2", {"weights": "mine/alexnet.pth", "imagenet_dir": "mine/val"}),
         ("experiments/replace_vgg_fc6", {"weights": "mine/vgg16.pth", "imagenet_dir": "mine/val"}),
+        ("experiments/compress_sentences", {"weights": "mine/minilm", "text": "mine/verses.txt"}),
     ],
 )
 def test_files_of_a_reader_are_values_like_any(name, given):
@@ -229,6 +230,11 @@ RERUNS = [
     ("experiments/quantize_network", {"network": "quick-cifar10", "balance": "none", "skip": ["1"], "inputs": 64}),
     ("experiments/compare_peers", {"peer": "none", "budgets": [1.0, 0.5], "inputs": 100, "seed": 1}),
     ("experiments/compare_peers", {"peer": "none", "network": "quick-cifar10", "budgets": [1.0], "inputs": 20}),
+    (
+        "experiments/compress_sentences",
+        {**{"metric": "asvd", "choices": ["uniform"], "shares": [0.6], "repaired": True}, "verses": 40, "seed": 1},
+    ),
+    ("experiments/compress_sentences", {"metric": "weight", "shares": [1.0, 0.3], "inputs": 20, "verses": 60}),
     ("experiments/recover_cp_factors", {"draws": 3, "order": 4, "size": 8, "starts": 2, "polish": "nls"}),
     ("experiments/recover_cp_factors", {"draws": 2, "order": 7, "size": 3, "snr_db": 300.0, "starts": 0}),
 ]
@@ -262,6 +268,7 @@ def test_rerun_with_other_parameters(name, parameters, tmp_path, monkeypatch):
     asserts |= {"experiments/quantize_network": quantized, "experiments/compare_peers": peers}
     asserts |= {"experiments/tune_compressed": tuned, "experiments/compare_fits": fits}
     asserts |= {"experiments/replace_vgg_fc6": vgg, "experiments/ablate_scheme": ablated}
+    asserts |= {"experiments/compress_sentences": embedded}
     if name in asserts:
         (record,) = records
         asserts[name](record["metrics"], parameters)
@@ -494,6 +501,33 @@ def ablated(metrics, parameters):
             assert share_right(row[f"{stage}_right"], metrics) == pytest.approx(row[f"{stage}_accuracy"])
             assert row[f"{stage}_error"] > 0
             assert 0.1 < row[f"{stage}_accuracy"] <= metrics["original_accuracy"] + 0.02
+
+
+def embedded(metrics, parameters):
+    hidden, inner = 32, 64
+    of_linear = 2 * (4 * (hidden + 1) * hidden + (hidden + 1) * inner + (inner + 1) * hidden)
+    assert metrics["linear_params"] == of_linear
+    assert metrics["params"] == of_linear + 532 * hidden + 5 * 2 * hidden
+    assert metrics["reference_difference"] is None
+    choices = parameters.get("choices", ["uniform", "allocated"])
+    rows = {(row["choice"], row["share"]): row for row in metrics["rows"]}
+    assert list(rows) == [(choice, share) for choice in choices for share in parameters["shares"]]
+    for (choice, share), row in rows.items():
+        assert share - 0.05 < row["linear"] <= share + 1e-9
+        left = row["linear"] * of_linear + metrics["params"] - of_linear
+        assert row["params"] == pytest.approx(left / metrics["params"])
+        assert row["raw_own_half"] > 5 / parameters["verses"]  # by chance one
+        assert (row["predicted"] is None) == (choice == "uniform")
+        if parameters.get("repaired"):
+            assert row["raw_cosine"] < row["sequence_cosine"] < 1
+    if 1.0 in parameters["shares"]:  # all layers stay
+        whole = rows["allocated", 1.0]
+        assert whole["raw_cosine"] == pytest.approx(1, abs=1e-5)
+        assert whole["raw_spearman"] == pytest.approx(1, abs=1e-6)
+        assert (whole["raw_same_neighbour"], whole["raw_own_half"]) == (1, metrics["own_half"])
+        assert whole["predicted"] == 0
+        assert rows["allocated", 0.3]["raw_cosine"] < rows["uniform", 1.0]["raw_cosine"] < 1
+        assert rows["allocated", 0.3]["raw_spearman"] < 0.95
 
 
 def quantized(metrics, parameters):

@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "networks": {"data"},
     "models": {"data", "networks"},
     "imagenet": {"networks"},
+    "sentences": set(),
     "recipe": set(),
     "train": {"data", "models", "measure", "compress", "recipe"},
     "plots": set(),

@@ -17,6 +17,7 @@ from torch import nn
 from tnlib import layers, paths
 from tnlib.compress.fitting import QUICK
 from tnlib.compress.inputs import with_example
+from tnlib.compress.matrices import losses_by_rank
 from tnlib.compress.metrics import metric_of
 from tnlib.compress.norms import LossMetric, Norm
 from tnlib.compress.prices import Prices
@@ -132,7 +133,8 @@ def curves(
         model: any network; it is untouched. An `nn.MultiheadAttention` is taken as its projections, `q_proj`, `k_proj`,
             `v_proj` and `out_proj`.
         inputs: a tensor of samples, an iterable of batches or one mapping of keyword arguments; labels are ignored.
-            With the metric `weight` no more is read of them than the example.
+            With the metric `weight` no more is read of them than the example. What a layer gets at padded positions
+            counts like the rest: give batches of texts of one length, as `sentences.by_length` does.
         formats: of `layers.FORMATS`; each layer takes those that it knows.
         metric: of `METRICS`, or a `LossMetric`.
         example: the inputs of the call whose cost counts; by default the first sample of a tensor, the first batch of
@@ -199,6 +201,8 @@ def _curve(
 def _losses(place: Place, format: str, norm: Norm, prices: Prices, seed: int) -> list[tuple[Ranks, float]]:
     """Ranks and predicted losses."""
     cls, layer = layers.format_class(place.layer, format), place.layer
+    if cls is layers.SVDLinear and norm.moment is not None:
+        return list(losses_by_rank(layer, norm))
     metric = None if cls.in_digits else norm.metric
     roots = {} if metric is None else metric.roots()
     kernels = [whitened(kernel, roots, cls.modes) for kernel in kernels_of(layer).double()]
@@ -276,7 +280,7 @@ def undominated(rows: Sequence[Candidate]) -> list[Candidate]:
 def _digest(place: Place, format: str, norm: Norm, key: str, seed: int) -> str:
     """Of all that decides a curve: weight, configuration, format, norm, seed, and how this module makes it."""
     digest = hashlib.sha256()
-    how = [format, key, seed, norm.ridge, norm.fits, QUICK, SKETCHED, SHARES, FINER, ERRORS, FEW, 2]
+    how = [format, key, seed, norm.ridge, norm.fits, QUICK, SKETCHED, SHARES, FINER, ERRORS, FEW, 3]
     digest.update(json.dumps([place.setting, how]).encode())
     digest.update(place.weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     for tensor in () if norm.moment is None else (norm.moment.total, norm.outputs):

@@ -1,4 +1,4 @@
-"""Factors of any format fitted to a kernel in the norm of a layer's inputs: Levenberg-Marquardt, or in turns."""
+"""Factors of any format fitted to a kernel in the norm of a layer's inputs: Levenberg-Marquardt, in turns, or an SVD."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ def fit_factors(
     Minimizes tr((K - target) moment (K - target)^T), summed over groups, by Levenberg-Marquardt: K is linear in each
     factor, whatever the format, so its Jacobian is applied by computing K once for each factor, and transposed by
     automatic differentiation. Conjugate gradients solve for a step. Where the format allows it, the factors are sought
-    in coordinates in which the input channels are white. With `als` they are fitted one after the other instead, each
-    by linear least squares, as Kalle et al. (2025, arXiv 2511.04494) fit CP and Tucker-2 in this norm.
+    in coordinates in which the input channels are white. The best matrix of low rank comes from an SVD in these
+    coordinates, without any step. With `als` factors are fitted one after the other instead, each by linear least
+    squares, as Kalle et al. (2025, arXiv 2511.04494) fit CP and Tucker-2 in this norm.
 
     Args:
         layer: gives format, rank and start; it is untouched.
@@ -54,6 +55,8 @@ def fit_factors(
     """
     if method not in ("nls", "als"):
         raise ValueError(f"unknown method {method!r}; expected nls or als")
+    if isinstance(layer, layers.SVDLinear) and method == "nls":
+        return _best_of_rank(layer, target[0], moment[0])
     factors = [factor.detach().double() for factor in layer.factors()]
     root = _root(layer, moment)
     if root is not None:
@@ -66,6 +69,21 @@ def fit_factors(
     if root is not None:
         factors = type(layer).multiply_mode(factors, "in", inverse)
     return balanced(factors), errors
+
+
+@torch.no_grad()
+def _best_of_rank(layer: layers.SVDLinear, target: Tensor, moment: Tensor) -> tuple[list[Tensor], list[float]]:
+    """As `fit_factors`, by Eckart and Young: with R^T R the moment, target R^T is truncated, and R^T divided out."""
+    whole = float(((target @ moment) * target).sum()) or 1.0
+    factors = [factor.detach().double() for factor in layer.factors()]
+    root = layers.Metric(inputs=moment).roots()["in"]
+    u, s, vh = torch.linalg.svd(target @ root.mT, full_matrices=False)
+    first = torch.linalg.solve_triangular(root, vh[: layer.rank].mT, upper=True).mT
+    found = [first, u[:, : layer.rank] * s[: layer.rank]]
+    before, after = (
+        float(((rest @ moment) * rest).sum()) / whole for rest in (two @ one - target for one, two in (factors, found))
+    )
+    return (balanced(found), [before, after]) if after < before else (balanced(factors), [before])
 
 
 def _levenberg_marquardt(

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from tnlib import layers, measure
@@ -19,6 +20,7 @@ from tnlib.compress.survey import KINDS, inside
 BATCHNORM = nn.modules.batchnorm._BatchNorm
 LARGEST = 6000  # inputs of a layer, times its window: its moment has the square of that many numbers
 ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
+PASSING = (nn.Dropout, nn.Identity)  # modules whose output is their input, in eval mode
 SMALLEST = 1e-3  # of a BatchNorm's scales, relative to the largest, through which an error behind it is made up for
 
 
@@ -55,8 +57,9 @@ def traced(small: nn.Module, model: nn.Module, calls: Sequence[Call]) -> tuple[f
     """The graph of the original's operations and the values of its inputs in each call; None for one that has none."""
     with measure.evaluating(model), measure.evaluating(small):
         try:
-            graph = _Tracer(small).trace(model)
-            return graph, [_bound(graph, model, call) for call in calls]
+            given = [_arguments(model, call) for call in calls]
+            graph = _Tracer(small, _fixed(given)).trace(model)
+            return graph, [_bound(graph, values) for values in given]
         except Exception:  # control flow that depends on values: fx raises what the model's own code happens to raise
             return None
 
@@ -64,8 +67,9 @@ def traced(small: nn.Module, model: nn.Module, calls: Sequence[Call]) -> tuple[f
 class _Tracer(fx.Tracer):
     """Leaves are the layers that are fitted, and whatever has none of them and no BatchNorm inside."""
 
-    def __init__(self, small: nn.Module) -> None:
+    def __init__(self, small: nn.Module, fixed: dict[str, Any]) -> None:
         super().__init__()
+        self.fixed = fixed
         stops: tuple[Any, ...] = (layers.Factorized, *KINDS, BATCHNORM)
         self.names = {name for name, module in small.named_modules() if isinstance(module, stops)}
 
@@ -73,15 +77,40 @@ class _Tracer(fx.Tracer):
         inside = any(name.startswith(module_qualified_name + ".") for name in self.names)
         return module_qualified_name in self.names or not inside
 
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
+        return function, [self.fixed.get(str(a.node.target), a) if isinstance(a, fx.Proxy) else a for a in args]
 
-def _bound(graph: fx.Graph, model: nn.Module, call: Call) -> dict[str, Any]:
-    """Values of the graph's inputs, by name; ValueError where a model takes any number of them."""
+
+def _arguments(model: nn.Module, call: Call) -> dict[str, Any]:
+    """The values of the arguments of a call, by name, defaults included."""
     bound = inspect.signature(model.forward).bind(*call.args, **call.kwargs)
     bound.apply_defaults()
+    return bound.arguments
+
+
+def _fixed(given: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Arguments that are one and the same None, number or text in all calls: what a model does may depend on them.
+
+    ValueError where an argument is None in some calls only: no single graph does both.
+    """
+    result = {}
+    for name, value in given[0].items():
+        others = [arguments[name] for arguments in given]
+        if any(other is None for other in others) and any(other is not None for other in others):
+            raise ValueError(f"{name} is given in some calls only")
+        plain = value is None or isinstance(value, (bool, int, float, str))
+        if plain and all(type(other) is type(value) and other == value for other in others):
+            result[name] = value
+    return result
+
+
+def _bound(graph: fx.Graph, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Values of the graph's inputs, by name; ValueError where a model takes any number of them."""
     wanted = [str(node.target) for node in graph.nodes if node.op == "placeholder"]
-    if any(name not in bound.arguments for name in wanted):
+    if any(name not in arguments for name in wanted):
         raise ValueError("the model takes a number of inputs that is not fixed")
-    return {name: bound.arguments[name] for name in wanted}
+    return {name: arguments[name] for name in wanted}
 
 
 class Walk:
@@ -168,9 +197,20 @@ class Walk:
         norm: Any = self.networks[1].get_submodule(str(users[0].target))
         return norm if isinstance(norm, BATCHNORM) and norm.track_running_stats else None
 
+    def _passed_on(self, node: fx.Node) -> fx.Node:
+        """The last of the dropouts and identities behind a node that hand on its value as it is; itself without any."""
+        while len(node.users) == 1:
+            (user,) = node.users
+            module = self.networks[1].get_submodule(str(user.target)) if user.op == "call_module" else None
+            dropped = user.target is F.dropout and user.kwargs.get("training") is False
+            if not isinstance(module, PASSING) and not dropped:
+                break
+            node = user
+        return node
+
     def _with_shortcut(self, node: fx.Node, norm: Any, wanted: list[Tensor]) -> list[Tensor]:
         """What a layer should give so that its sum with a shortcut, whose values have changed, is the original's."""
-        behind = node if norm is None else next(iter(node.users))
+        behind = self._passed_on(node if norm is None else next(iter(node.users)))
         users = list(behind.users)
         if len(users) != 1 or users[0].target not in ADDS or len(users[0].all_input_nodes) != 2:
             return wanted

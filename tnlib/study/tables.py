@@ -13,6 +13,7 @@ import pandas as pd
 from tnlib import paths
 from tnlib.study.parameters import read_notebook
 from tnlib.study.store import DamagedRecordError, read_all, results
+from tnlib.study.tables_sentences import rows as rows_of_sentences
 
 PAGES = [
     paths.ROOT / "README.md",
@@ -189,6 +190,12 @@ def _spread(values: pd.Series[float]) -> str:
     return f"{values.mean():.2%}" + f" ({lowest:.2%} to {highest:.2%})" * bool(highest > lowest)
 
 
+def sentences() -> str:
+    """What matrices of low rank leave of a published sentence encoder."""
+    head, rows, line = rows_of_sentences()
+    return f"{table(head, rows)}\n\n{line}" if rows else line
+
+
 def sweeps() -> str:
     """The committed sweep files: what each is for (its first comment), its cells, and what they took."""
     from tnlib.study.sweep import load
@@ -230,6 +237,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "formats": formats,
     "characters": characters,
     "digits": digits,
+    "sentences": sentences,
     "sweeps": sweeps,
     "benchmarks": benchmarks,
     "compressed": compressed,
