@@ -1,4 +1,4 @@
-"""Factors of any format fitted to a kernel in the norm of a layer's inputs: Levenberg-Marquardt, in turns, or an SVD."""
+"""Factors of any format, fitted to a kernel in the norm of a layer's inputs: all at once, in turns, or by an SVD."""
 
 from __future__ import annotations
 
