@@ -23,7 +23,7 @@ from tnlib import paths
 HERE = Path(__file__).resolve().parent
 # What pages show, read or let the reader take away.
 ASSETS = ["LICENSE", "CITATION.cff", "notebooks/overview.png", "notebooks/sweeps/*.yaml", "data/reference/*"]
-ASSETS += ["data/embedded/*.py"]
+ASSETS += ["data/embedded/*.py", "tnlib/deploy/on_device.py"]
 TEXTS = ["notebooks/*.md", "notebooks/*/README.md", "data/README.md"]
 NOTEBOOKS = ["notebooks/[0-9]*.ipynb", "notebooks/solutions/*.ipynb", "notebooks/experiments/*.ipynb"]
 
