@@ -28,16 +28,16 @@ def fit_factors(
     *,
     method: Literal["nls", "als"] = "nls",
     tol: float = TOLERANCE,
+    preconditioned: bool = False,
 ) -> tuple[list[Tensor], list[float]]:
     """Factors whose kernel K is near a target in the norm of a moment, from the layer's own on.
 
     Minimizes tr((K - target) moment (K - target)^T), summed over groups, by Levenberg-Marquardt: K is linear in each
     factor, whatever the format, so its Jacobian is applied by computing K once for each factor, and transposed by
-    automatic differentiation. Conjugate gradients solve for a step, for CP preconditioned by about the diagonal blocks
-    of the normal matrix. Where the format allows it, the factors are sought in coordinates in which the input channels
-    are white. The best matrix of low rank comes from an SVD in these coordinates, without any step. With `als` factors
-    are fitted one after the other instead, each by linear least squares, as Kalle et al. (2025, arXiv 2511.04494) fit
-    CP and Tucker-2 in this norm.
+    automatic differentiation. Conjugate gradients solve for a step. Where the format allows it, the factors are sought
+    in coordinates in which the input channels are white. The best matrix of low rank comes from an SVD in these
+    coordinates, without any step. With `als` factors are fitted one after the other instead, each by linear least
+    squares, as Kalle et al. (2025, arXiv 2511.04494) fit CP and Tucker-2 in this norm.
 
     Args:
         layer: gives format, rank and start; it is untouched.
@@ -47,6 +47,8 @@ def fit_factors(
         products: with the normal matrix in one step, or for one factor, at most.
         method: `nls`, all factors at once, or `als`, alternating least squares.
         tol: a step that gains less, relative to the error, is the last.
+        preconditioned: for CP convolutions of one group, whether conjugate gradients are preconditioned by about the
+            diagonal blocks of the normal matrix (`CPBlocks`): as many products then go further.
 
     Returns:
         Factors in the order of `layer.factors()`, float64, of equal norms, and the squared error relative to the
@@ -70,7 +72,8 @@ def fit_factors(
         if method == "als":
             factors, errors = _alternate(*given)
         else:
-            blocks = CPBlocks(layer, moment) if isinstance(layer, layers.CPConv) and groups_of(layer) == 1 else None
+            fits = preconditioned and isinstance(layer, layers.CPConv) and groups_of(layer) == 1
+            blocks = CPBlocks(layer, moment) if fits else None
             factors, errors = _levenberg_marquardt(*given, blocks)
     if root is not None:
         factors = type(layer).multiply_mode(factors, "in", inverse)
@@ -119,9 +122,7 @@ def _levenberg_marquardt(
         downhill = [-part for part in pull(weighed)]
         for _ in range(5):
             added = [damping * scale for scale in scales]
-            solve = _scaled([s + a for s, a in zip(scales, added, strict=True)])
-            if blocks is not None:
-                solve = blocks.at(factors, added)
+            solve = _scaled([1 / (s * (1 + damping)) for s in scales]) if blocks is None else blocks.at(factors, added)
             normal = _Normal(kernel, factors, moment, pull, added)
             step = _conjugate_gradients(normal, downhill, solve, products)
             moved = [factor + part for factor, part in zip(factors, step, strict=True)]
@@ -234,8 +235,8 @@ def _conjugate_gradients(
 
 
 def _scaled(scales: Sequence[float]) -> Solve:
-    """Division by one number for each factor."""
-    return lambda parts: [part / scale for part, scale in zip(parts, scales, strict=True)]
+    """Multiplication by one number for each factor."""
+    return lambda parts: [scale * part for scale, part in zip(scales, parts, strict=True)]
 
 
 def _scales(kernel: Kernel, factors: Sequence[Tensor], moment: Tensor) -> list[float]:
