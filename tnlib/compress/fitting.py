@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tnlib import layers
+from tnlib.compress.preconditioner import CPBlocks, Solve
 from tnlib.layers.stages import balanced, groups_of
 
 STEPS, PRODUCTS = 15, 25  # of Levenberg-Marquardt, and of conjugate gradients in each of them
@@ -27,6 +28,7 @@ def fit_factors(
     *,
     method: Literal["nls", "als"] = "nls",
     tol: float = TOLERANCE,
+    preconditioned: bool = False,
 ) -> tuple[list[Tensor], list[float]]:
     """Factors whose kernel K is near a target in the norm of a moment, from the layer's own on.
 
@@ -45,6 +47,8 @@ def fit_factors(
         products: with the normal matrix in one step, or for one factor, at most.
         method: `nls`, all factors at once, or `als`, alternating least squares.
         tol: a step that gains less, relative to the error, is the last.
+        preconditioned: for CP convolutions of one group, whether conjugate gradients are preconditioned by about the
+            diagonal blocks of the normal matrix (`CPBlocks`): as many products then go further.
 
     Returns:
         Factors in the order of `layer.factors()`, float64, of equal norms, and the squared error relative to the
@@ -64,8 +68,13 @@ def fit_factors(
         factors = type(layer).multiply_mode(factors, "in", root)
         target, moment = _turned(target, moment, inverse, root)
     with torch.no_grad():
-        search = _levenberg_marquardt if method == "nls" else _alternate
-        factors, errors = search(_kernel_of(layer), factors, target, moment, steps, products, tol)
+        given = (_kernel_of(layer), factors, target, moment, steps, products, tol)
+        if method == "als":
+            factors, errors = _alternate(*given)
+        else:
+            fits = preconditioned and isinstance(layer, layers.CPConv) and groups_of(layer) == 1
+            blocks = CPBlocks(layer, moment) if fits else None
+            factors, errors = _levenberg_marquardt(*given, blocks)
     if root is not None:
         factors = type(layer).multiply_mode(factors, "in", inverse)
     return balanced(factors), errors
@@ -87,7 +96,14 @@ def _best_of_rank(layer: layers.SVDLinear, target: Tensor, moment: Tensor) -> tu
 
 
 def _levenberg_marquardt(
-    kernel: Kernel, factors: Sequence[Tensor], target: Tensor, moment: Tensor, steps: int, products: int, tol: float
+    kernel: Kernel,
+    factors: Sequence[Tensor],
+    target: Tensor,
+    moment: Tensor,
+    steps: int,
+    products: int,
+    tol: float,
+    blocks: CPBlocks | None,
 ) -> tuple[list[Tensor], list[float]]:
     """As `fit_factors`. The damping of a factor is relative to what the normal matrix has on its diagonal there."""
     factors = balanced(factors)
@@ -105,8 +121,10 @@ def _levenberg_marquardt(
         scales = _scales(kernel, factors, moment)
         downhill = [-part for part in pull(weighed)]
         for _ in range(5):
-            normal = _Normal(kernel, factors, moment, pull, [damping * scale for scale in scales])
-            step = _conjugate_gradients(normal, downhill, [1 / (s * (1 + damping)) for s in scales], products)
+            added = [damping * scale for scale in scales]
+            solve = _scaled([1 / (s * (1 + damping)) for s in scales]) if blocks is None else blocks.at(factors, added)
+            normal = _Normal(kernel, factors, moment, pull, added)
+            step = _conjugate_gradients(normal, downhill, solve, products)
             moved = [factor + part for factor, part in zip(factors, step, strict=True)]
             trial = look(moved)
             if trial[0] < error:
@@ -145,7 +163,7 @@ def _alternate(
             pull = Pull(one, [factors[k]])
             normal = _Normal(one, [factors[k]], moment, pull, [0.0])
             downhill = [-part for part in pull(look(pull.kernel)[1])]
-            (step,) = _conjugate_gradients(normal, downhill, [1.0], products, tol=1e-6)
+            (step,) = _conjugate_gradients(normal, downhill, list, products, tol=1e-6)
             factors = [*before, factors[k] + step, *behind]
         factors = balanced(factors)
         errors.append(look(kernel(*factors))[0])
@@ -189,15 +207,15 @@ def tangent(kernel: Kernel, factors: Sequence[Tensor], direction: Sequence[Tenso
 
 
 def _conjugate_gradients(
-    normal: _Normal, right: list[Tensor], scales: list[float], products: int, tol: float = 1e-3
+    normal: _Normal, right: list[Tensor], solve: Solve, products: int, tol: float = 1e-3
 ) -> list[Tensor]:
-    """About the solution of normal(x) = right, from zero; preconditioned by one number for each factor."""
+    """About the solution of normal(x) = right, from zero; `solve` is the preconditioner."""
 
     def dot(a: list[Tensor], b: list[Tensor]) -> float:
         return float(torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum())
 
     solution, rest = [torch.zeros_like(part) for part in right], right
-    scaled = [s * r for s, r in zip(scales, rest, strict=True)]
+    scaled = solve(rest)
     direction, energy = scaled, dot(rest, scaled)
     goal = tol**2 * energy
     for _ in range(products):
@@ -210,10 +228,15 @@ def _conjugate_gradients(
         length = energy / curvature
         solution = [x + length * d for x, d in zip(solution, direction, strict=True)]
         rest = [r - length * i for r, i in zip(rest, image, strict=True)]
-        scaled = [s * r for s, r in zip(scales, rest, strict=True)]
+        scaled = solve(rest)
         before, energy = energy, dot(rest, scaled)
         direction = [z + energy / before * d for z, d in zip(scaled, direction, strict=True)]
     return solution
+
+
+def _scaled(scales: Sequence[float]) -> Solve:
+    """Multiplication by one number for each factor."""
+    return lambda parts: [scale * part for scale, part in zip(scales, parts, strict=True)]
 
 
 def _scales(kernel: Kernel, factors: Sequence[Tensor], moment: Tensor) -> list[float]:
