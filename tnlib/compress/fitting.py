@@ -72,8 +72,9 @@ def fit_factors(
         if method == "als":
             factors, errors = _alternate(*given)
         else:
-            fits = preconditioned and isinstance(layer, layers.CPConv) and groups_of(layer) == 1
-            blocks = CPBlocks(layer, moment) if fits else None
+            blocks = None
+            if preconditioned and isinstance(layer, layers.CPConv) and groups_of(layer) == 1:
+                blocks = CPBlocks(layer, moment)
             factors, errors = _levenberg_marquardt(*given, blocks)
     if root is not None:
         factors = type(layer).multiply_mode(factors, "in", inverse)
