@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tnlib import paths
 from tnlib.data import DATASETS
-from tnlib.networks import IMAGENET, CifarResNet, charnet, mlp1024, quick
+from tnlib.networks import IMAGENET, CifarResNet, charnet, mlp1024, quick, vgg
 
 Weights = Literal["trained", "published", "none"]
 
@@ -56,6 +56,7 @@ def _akamaster(depth: int, file: str, sha256: str) -> dict[str, Callable[[], nn.
 MODELS: dict[str, ModelInfo] = {
     "mlp1024-mnist": ModelInfo("mnist", mlp1024),
     "quick-cifar10": ModelInfo("cifar10", quick),
+    "vgg-cifar10": ModelInfo("cifar10", vgg),
     "charnet-chars36": ModelInfo("chars36", charnet, torch.float16),
     "resnet20-cifar10": ModelInfo(
         "cifar10",
