@@ -72,7 +72,7 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "mlp1024-mnist": Recipe(epochs=20, lr=0.1, padding=0, flip=False),
     "quick-cifar10": Recipe(epochs=16, batch=64, lr=0.03, padding=2, resolution=((0.0, 32),)),
-    "vgg-cifar10": Recipe(epochs=16, lr=0.1, resolution=((0.0, 24), (0.5, 28), (0.8, 32))),
+    "vgg-cifar10": Recipe(epochs=8, lr=0.1, resolution=((0.0, 24), (0.5, 28), (0.8, 32))),
     "charnet-chars36": Recipe(epochs=12, lr=0.02, padding=2, flip=False, clip=2.0),
     "resnet20-cifar10": Recipe(epochs=40, lr=0.15, resolution=((0.0, 24), (0.4, 28), (0.7, 32))),
 }
