@@ -26,6 +26,8 @@ RERUNS = [
     ("bench_latency", {"budgets": [0.8], "batches": [1], "seed": 1}),
     ("bench_deploy", {"menus": ["spatial_svd"], "batches": [2], "inputs": 3, "seed": 1}),
     ("bench_deploy", {"menus": [], "latency_budget": 0.01, "batches": [1], "budget": 0.5}),
+    ("bench_formats", {"formats": ["cp3", "svd"], "budgets": [0.5], "batches": [2], "threads": [1], "seed": 1}),
+    ("bench_formats", {"formats": ["spatial_svd"], "budgets": [0.6, 0.01], "batches": [1, 3], "threads": [1]}),
     ("bench_sweeps", {"cells": 1, "kills": 0}),
     ("bench_sweeps", {"cells": 0, "kills": 1, "seed": 3}),
 ]
@@ -43,7 +45,7 @@ def test_rerun_benchmark(name, parameters, tmp_path, monkeypatch):
     assert record["seed"] == parameters.get("seed", 0)
     asserts = {"bench_layers": layers, "bench_convolutions": convolutions, "bench_products": products, "bench_cp": cp}
     asserts |= {"bench_characters": characters, "bench_coupled": coupled, "bench_sweeps": sweeps}
-    asserts |= {"bench_compress": whole, "bench_latency": latency, "bench_deploy": deployed}
+    asserts |= {"bench_compress": whole, "bench_latency": latency, "bench_deploy": deployed, "bench_formats": formats}
     asserts[name](record["metrics"], parameters)
 
 
@@ -96,6 +98,23 @@ def deployed(metrics, parameters):
         assert any("Conv" in kind for kind in row["ms"])
     for row in metrics["alone"]:
         positive(row, "cold_ms", "memory_mb")
+
+
+def formats(metrics, parameters):
+    rows, budgets = metrics["rows"], [budget for budget in parameters["budgets"] if budget > 0.1]
+    assert sorted(metrics["missing"]) == sorted(
+        f"{name} at {budget:g}" for name in parameters["formats"] for budget in set(parameters["budgets"]) - {*budgets}
+    )
+    assert all("out of reach" in said for said in metrics["missing"].values())
+    dense = [row for row in rows if row["format"] == "dense"]
+    assert all(row["speedup"] == row["macs"] == row["params"] == row["bytes"] == 1 for row in dense)
+    assert len(dense) == len(parameters["budgets"]) * len(parameters["batches"]) * len(parameters["threads"])
+    small = [row for row in rows if row["format"] != "dense"]
+    assert len(small) == len(parameters["formats"]) * len(budgets) * len(parameters["batches"])
+    for row in small:
+        assert row["budget"] - 0.05 < row["macs"] <= row["budget"]
+        assert 0 < row["speedup_low"] <= row["speedup"] <= row["speedup_high"]
+        positive(row, "ms", "seconds", "params", "bytes", "peak_activation_bytes")
 
 
 def characters(metrics, parameters):
