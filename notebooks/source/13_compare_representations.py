@@ -243,7 +243,9 @@ realised.loc[network].round(3)
 kept = points[points.macs.notna()].copy()
 assert (kept.macs <= kept.budget).all()  # a budget is kept, always
 kept["below"] = kept.macs < 0.99 * kept.budget
-kept.groupby(["format", "choice"]).below.agg(["sum", "size"]).unstack("choice").rename(columns={"sum": "over 1 % below", "size": "of"})
+kept.groupby(["format", "choice"]).below.agg(["sum", "size"]).unstack("choice").rename(
+    columns={"sum": "over 1 % below", "size": "of"}
+)
 
 # %% [markdown]
 # An empty cell is a budget that the format cannot keep there: its record says why. Formats lose for two reasons, then: because their error is
@@ -364,14 +366,22 @@ best = pd.DataFrame({name: points[which & (points.network == network)].groupby([
 # %%
 menus = points[(points.format == "menu") & (points.metric == "input") & points.chosen.notna()]
 menus = menus[menus.network != NEW]
-original = {}
-for name in menus.network.unique():
-    for r in compress.curves(
-        models.load(name), data.load(models.model_info(name).dataset, "test").images[:1], ("svd",)
-    ).candidates.values():
-        original[name, r[0].layer] = r[0].macs
+
+
+def layers_of(name):
+    """A network's layers, and the multiplications of those that can be replaced; its weights are not looked at."""
+    network, image = models.load(name, weights="none"), data.load(models.model_info(name).dataset, "test").images[:1]
+    rows = compress.curves(network, image, ()).candidates  # no format: the layers alone
+    return dict(network.named_modules()), {layer: row[0].macs for layer, row in rows.items()}
+
+
+modules, original = {}, {}
+for name in [*menus.network.unique(), NEW]:
+    modules[name], original[name] = layers_of(name)
+
+# %%
 layers_kept = pd.DataFrame([
-    {"network": r.network, "budget": r.budget, "layer": c[0], "format": c[1] or "dense", "kept": c[3] / original[r.network, c[0]]}
+    {"network": r.network, "budget": r.budget, "layer": c[0], "format": c[1] or "dense", "kept": c[3] / original[r.network][c[0]]}
     for r in menus.itertuples() for c in r.chosen])  # fmt: skip
 
 # %%
@@ -380,11 +390,10 @@ shown = one.pivot_table(index="layer", columns="budget", values="kept", sort=Fal
 shown.round(2)
 
 # %%
-modules = {name: dict(models.load(name).named_modules()) for name in layers_kept.network.unique()}
 facts = layers_kept.assign(
     depth=layers_kept.groupby(["network", "budget"]).cumcount(),
     width=[modules[r.network][r.layer].weight.numel() for r in layers_kept.itertuples()],
-    share=[original[r.network, r.layer] for r in layers_kept.itertuples()],
+    share=[original[r.network][r.layer] for r in layers_kept.itertuples()],
 )
 facts.groupby("network")[["kept", "depth", "width", "share"]].corr("spearman").kept.unstack()[
     ["depth", "width", "share"]
@@ -437,10 +446,7 @@ rule(facts)
 # %%
 def main_kind(name):
     """The kind of layer that most of a network's multiplications are in."""
-    image = data.load(models.model_info(name).dataset, "test").images[:1]
-    found = compress.curves(models.load(name), image, ("svd",)).candidates
-    layers_of = dict(models.load(name).named_modules())
-    shares = pd.DataFrame([{"kind": kind(layers_of[name]), "macs": row[0].macs} for name, row in found.items()])
+    shares = pd.DataFrame([{"kind": kind(modules[name][k]), "macs": macs} for k, macs in original[name].items()])
     return shares.groupby("kind").macs.sum().idxmax()
 
 
@@ -496,14 +502,26 @@ means.assign(before=100 * means.before, after=100 * means.after).round(2)
 timed = study.results("bench-formats")
 timed = timed[timed["parameters.profile"] == "full"].tail(1).to_dict("records") if len(timed) else []
 rows = pd.DataFrame([row for record in timed for row in record["metrics.rows"]])
-print("; ".join(f"{r['metrics.network']}, {r['machine.cpu']}, {r['record']}" for r in timed) or "no benchmark is on record")
+print(
+    "; ".join(f"{r['metrics.network']}, {r['machine.cpu']}, {r['record']}" for r in timed)
+    or "no benchmark is on record"
+)
+
 
 # %%
-if len(rows):
-    speed = rows.pivot_table(index=["budget", "format"], columns=["batch", "threads"], values="speedup").round(2)
-    costs = rows.groupby(["budget", "format"])[["macs", "params", "peak_activation_bytes", "seconds"]].first().round(2)
-    speed.columns = [f"{batch} image{'s' * (batch > 1)}, {n} thread{'s' * (n > 1)}" for batch, n in speed.columns]
-    display(costs.join(speed))
+def speed_and_size(rows):
+    """A row a budget and format: shares of the original, seconds to factor, and times as fast as the original."""
+    by = rows.assign(
+        call=[
+            f"{r.batch} image{'s' * (r.batch > 1)}, {r.threads} thread{'s' * (r.threads > 1)}"
+            for r in rows.itertuples()
+        ]
+    )
+    shares = by.groupby(["budget", "format"])[["macs", "params", "peak_activation_bytes", "seconds"]].first()
+    return shares.join(by.pivot_table(index=["budget", "format"], columns="call", values="speedup")).round(2)
+
+
+speed_and_size(rows) if len(rows) else "no benchmark is on record"
 
 # %% [markdown]
 # Times as fast as the original, medians. Below 1 a network of half or a quarter of the multiplications is *slower*: its many thin layers and its depthwise windows keep the processor waiting for memory.

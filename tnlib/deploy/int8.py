@@ -48,7 +48,7 @@ def quantize(
     balanced: Balance = "activations",
     skip: Collection[str] = (),
 ) -> Quantized:
-    """Quantize a network: weights and values between nodes to int8, each value range taken from calibration images.
+    """Quantize a network: weights to int8, values between nodes to uint8, with ranges taken from calibration images.
 
     Args:
         path: ONNX file that `export` wrote.
@@ -85,7 +85,7 @@ def quantize(
             quant_format=QuantFormat.QDQ,
             per_channel=per_channel,
             reduce_range=weight_bits == 7,
-            activation_type=QuantType.QInt8,
+            activation_type=QuantType.QUInt8,  # with signed ones x86 processors compute half of the layers in float
             weight_type=QuantType.QInt8,
             nodes_to_exclude=left,
             calibrate_method=CalibrationMethod.MinMax,
