@@ -90,8 +90,8 @@ def garipov() -> nn.Sequential:
 def vgg() -> nn.Sequential:
     """A small network after VGG (Simonyan and Zisserman 2015): six 3x3 convolutions of 32 to 128 channels, no shortcut.
 
-    In pairs, with BatchNorm and ReLU; maxima of 2x2 follow each pair; the mean over all places, then 128-10. About as many
-    MACs as ResNet-20.
+    In pairs, with BatchNorm and ReLU; maxima of 2x2 follow each pair; the mean over all places, then 128-10. About as
+    many MACs as ResNet-20.
     """
     layers: list[nn.Module] = [Prepare(DATASETS["cifar10"].mean, DATASETS["cifar10"].std)]
     channels = (3, 32, 32, 64, 64, 128, 128)

@@ -13,6 +13,7 @@ import pandas as pd
 from tnlib import paths
 from tnlib.study.parameters import read_notebook
 from tnlib.study.store import DamagedRecordError, read_all, results
+from tnlib.study.tables_formats import rows as rows_of_formats
 from tnlib.study.tables_sentences import rows as rows_of_sentences
 
 PAGES = [
@@ -190,9 +191,8 @@ def _spread(values: pd.Series[float]) -> str:
     return f"{values.mean():.2%}" + f" ({lowest:.2%} to {highest:.2%})" * bool(highest > lowest)
 
 
-def sentences() -> str:
-    """What matrices of low rank leave of a published sentence encoder."""
-    head, rows, line = rows_of_sentences()
+def _elsewhere(found: tuple[list[str], list[list[str]], str]) -> str:
+    head, rows, line = found
     return f"{table(head, rows)}\n\n{line}" if rows else line
 
 
@@ -237,7 +237,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "formats": formats,
     "characters": characters,
     "digits": digits,
-    "sentences": sentences,
+    "sentences": lambda: _elsewhere(rows_of_sentences()),
+    "alone": lambda: _elsewhere(rows_of_formats()),
     "sweeps": sweeps,
     "benchmarks": benchmarks,
     "compressed": compressed,

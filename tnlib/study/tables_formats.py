@@ -1,0 +1,47 @@
+"""README's table of the formats of notebook 13: whole networks, each format alone, at equal multiplications."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from tnlib.study.store import results
+
+NETWORKS = ("resnet20-cifar10", "vgg-cifar10")  # the others are in the notebook
+
+
+def rows() -> tuple[list[str], list[list[str]], str]:
+    """Head, rows and the line below; a line alone where there is no record."""
+    frame = results("compare-formats")
+    if not frame.empty:
+        frame = frame[frame["parameters.profile"].eq("full") & frame["parameters.choice"].eq("allocated")]
+        frame = frame[frame["parameters.network"].isin(NETWORKS)].drop_duplicates("run.key", keep="last")
+    if frame.empty:
+        return [], [], "No run is on record yet."
+    points = pd.DataFrame(
+        [
+            {
+                "network": r["parameters.network"],
+                "format": _named(r["parameters.formats"], r["parameters.metric"]),
+                "budget": row["budget"],
+                "accuracy": row.get("repaired_accuracy", row.get("raw_accuracy")),
+                "seed": r["seed"],
+                "original": r["metrics.original_accuracy"],
+            }
+            for r in frame.to_dict("records")
+            for row in r["metrics.rows"]
+        ]
+    )
+    budgets = sorted(points["budget"].unique(), reverse=True)
+    made = []
+    for (network, form), group in points.groupby(["network", "format"]):
+        by_budget = group.groupby("budget")["accuracy"].mean()
+        cells = ["out of reach" if pd.isna(by_budget[b]) else f"{by_budget[b]:.2%}" for b in budgets]
+        original = f"{group['original'].iloc[0]:.2%}"
+        made.append([f"`{network}`", str(form), original, *cells, str(group["seed"].nunique())])
+    head = ["network", "format", "original", *(f"{b:.0%} of MACs" for b in budgets), "draws"]
+    images = frame["metrics.test_images"].iloc[0]
+    return head, made, f"Accuracy on {images} test images. Records: sweeps `formats_study`, `guide_study`."
+
+
+def _named(formats: list[str], metric: str) -> str:
+    return f"`{formats[0]}`" if len(formats) == 1 else f"the best of {len(formats)} in each layer, by `{metric}`"
