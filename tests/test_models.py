@@ -8,7 +8,7 @@ import torch
 
 from tnlib import data, models, networks, train
 
-COMMITTED = ("mlp1024-mnist", "quick-cifar10", "resnet20-cifar10", "charnet-chars36")
+COMMITTED = ("mlp1024-mnist", "quick-cifar10", "vgg-cifar10", "resnet20-cifar10", "charnet-chars36")
 
 
 @pytest.mark.parametrize("name", COMMITTED)
@@ -28,7 +28,13 @@ def test_committed_weights_have_their_record_and_reach_its_accuracy(name):
 
 @pytest.mark.parametrize(
     ("name", "least"),
-    [("mlp1024-mnist", 0.981), ("quick-cifar10", 0.7675), ("resnet20-cifar10", 0.91), ("charnet-chars36", 0.88)],
+    [
+        ("mlp1024-mnist", 0.981),
+        ("quick-cifar10", 0.7675),
+        ("vgg-cifar10", 0.82),
+        ("resnet20-cifar10", 0.91),
+        ("charnet-chars36", 0.88),
+    ],
 )
 def test_committed_weights_are_as_good_as_the_papers(name, least):
     assert models.record(name)["test_accuracy"] >= least
