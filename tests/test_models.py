@@ -31,7 +31,6 @@ def test_committed_weights_have_their_record_and_reach_its_accuracy(name):
     [
         ("mlp1024-mnist", 0.981),
         ("quick-cifar10", 0.7675),
-        ("vgg-cifar10", 0.82),
         ("resnet20-cifar10", 0.91),
         ("charnet-chars36", 0.88),
     ],
