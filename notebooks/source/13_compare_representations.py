@@ -492,7 +492,7 @@ means = means.drop(columns=("before", "count")).set_axis(["before", "after", "dr
 means.assign(before=100 * means.before, after=100 * means.after).round(2)
 
 # %% [markdown]
-# Look at the differences between formats, before and after. Training closes most of them: what decides without training may not be what decides with it. And compare what a format loses with what the *dense* network gains by the same epochs.
+# Look at the differences between formats, before and after: is the order still the same, and how much of a difference is left? And compare what a format loses with what the *dense* network gains, or loses, by the same epochs at the same rate.
 #
 # ## 10. Time and memory
 #
@@ -524,8 +524,8 @@ def speed_and_size(rows):
 speed_and_size(rows) if len(rows) else "no benchmark is on record"
 
 # %% [markdown]
-# Times as fast as the original, medians. Below 1 a network of half or a quarter of the multiplications is *slower*: its many thin layers and its depthwise windows keep the processor waiting for memory.
-# Which formats gain? One dense product a layer, or two, is what a processor likes.
+# Times as fast as the original, medians. Where a number is below 1, a network of half or a quarter of the multiplications is *slower*: many thin layers and depthwise windows keep a processor waiting for memory (lesson 07).
+# Which formats gain most, and is it those that lose least accuracy? One image and many are two questions, too.
 #
 # ## 11. Beside other people's tools
 #
@@ -549,9 +549,15 @@ rows = [
 ]
 
 # %%
-ours = points[(points.format == "menu") & points.network.isin([row["network"] for row in rows])]
+ours = points[(points.choice == "allocated") & points.network.isin([row["network"] for row in rows])]
 rows += [
-    {"network": r.network, "by": f"ours: menu, {r.metric}", "labels": False, "budget": r.budget, "accuracy": r.accuracy}
+    {
+        "network": r.network,
+        "by": f"ours: {r.format}, {r.metric}",
+        "labels": False,
+        "budget": r.budget,
+        "accuracy": r.accuracy,
+    }
     for r in ours.itertuples()
 ]
 beside = pd.DataFrame(rows, columns=["network", "by", "labels", "budget", "accuracy"])
