@@ -5,7 +5,6 @@
 # PYTHON chooses the interpreter of the environment (3.11 or newer): make test PYTHON=python3.13
 
 # Dozens of kernels start, and each imports torch: what Python has compiled is kept, also where the environment says not to.
-# (Of 28 seconds of processor time for a lesson's imports 11 are left.)
 export PYTHONDONTWRITEBYTECODE =
 
 PYTHON ?= python3

@@ -166,7 +166,7 @@ def test_int8_is_near_float_and_balanced_factors_are_what_brings_it_there(tmp_pa
 
 
 def test_int8_is_computed_in_integers_not_read_back_and_convolved_in_float(tmp_path):
-    """With signed values between nodes x86 processors did that to every convolution before a ReLU: 2.5 times slower."""
+    """With signed values between nodes x86 processors did that to every convolution before a ReLU."""
     deploy.export(seeded(Residual), images(1), tmp_path / "n.onnx")
     done = deploy.quantize(tmp_path / "n.onnx", images(20), tmp_path / "i.onnx")
     options = onnxruntime.SessionOptions()

@@ -28,6 +28,7 @@ def test_convolution_macs_by_the_formula(batch, inputs, outputs, k, stride, grou
 @pytest.mark.parametrize(("name", "params", "shape"), [
     ("mlp1024-mnist", 1024 * 1024 + 1024 + 10 * 1024 + 10, (1, 1, 28, 28)),
     ("quick-cifar10", 145_578, (1, 3, 32, 32)),
+    ("vgg-cifar10", 9 * 31_840 + 2 * 448 + 1290, (1, 3, 32, 32)),
     ("resnet20-cifar10", 269_722, (1, 3, 32, 32)),
     ("resnet56-cifar10", 853_018, (1, 3, 32, 32)),
 ])  # fmt: skip

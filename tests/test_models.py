@@ -28,12 +28,7 @@ def test_committed_weights_have_their_record_and_reach_its_accuracy(name):
 
 @pytest.mark.parametrize(
     ("name", "least"),
-    [
-        ("mlp1024-mnist", 0.981),
-        ("quick-cifar10", 0.7675),
-        ("resnet20-cifar10", 0.91),
-        ("charnet-chars36", 0.88),
-    ],
+    [("mlp1024-mnist", 0.981), ("quick-cifar10", 0.7675), ("resnet20-cifar10", 0.91), ("charnet-chars36", 0.88)],
 )
 def test_committed_weights_are_as_good_as_the_papers(name, least):
     assert models.record(name)["test_accuracy"] >= least

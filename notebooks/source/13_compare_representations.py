@@ -439,8 +439,8 @@ rule(facts)
 # Now the test. Leave one network out, make the rule from the others, and look at the format that it names for the kind of layer with the most multiplications there. Which place does this format, alone and allocated,
 # have among all formats in the network that was left out, over the budgets?
 #
-# Leaving out is a weak test: whoever wrote the rule had seen all these networks. So one more was made afterwards: `vgg-cifar10`, six convolutions one after the other, without shortcuts, which no
-# record above is about. **Predict:** will the rule's format be the best one there?
+# Leaving out is a weak test: whoever wrote the rule had seen all these networks. So one more was made afterwards: `vgg-cifar10`, six convolutions one after the other, without shortcuts, whose
+# accuracies no rank, place or rule above has used. **Predict:** will the rule's format be the best one there?
 
 
 # %%
@@ -452,10 +452,11 @@ def main_kind(name):
 
 def tested(name, places, facts):
     """The place of the rule's format in a network, the rule being made without it."""
-    named = rule(facts[facts.network != name]).get(main_kind(name))
+    main = main_kind(name)
+    named = rule(facts[facts.network != name]).get(main)
     known = named in places.index and name in places.columns.get_level_values("network")
     place = places.loc[named, name].mean() if known else np.nan
-    return {"network": name, "kind": main_kind(name), "format": named, "mean place": place, "of": len(places)}
+    return {"network": name, "kind": main, "format": named, "mean place": place, "of": len(places)}
 
 
 # %%

@@ -125,7 +125,7 @@ print({name: f"{each.bytes / 1000:.0f} kB" for name, each in exported.items()})
 # **Proposition 1.** $0$ is stored exactly, and $|\hat x - x| \le s / 2$ for each $x$ that isn't clipped. *Proof.* $q = z$ gives $\hat x = 0$, and $-128 \le z \le 127$ as $l \le 0 \le h$. Without clipping $\hat x = s \operatorname{round}(x / s)$, and rounding moves by half at most. $\square$
 #
 # Why must zero be exact? Padding and ReLU write zeros everywhere; a wrong zero is a bias in every sum. (ONNX Runtime is told here to store values between layers from 0 to 255, that is $q + 128$: the same
-# steps. With signed ones x86 processors compute half of the convolutions in float, between two conversions.)
+# steps. With signed ones it computes some convolutions in float on x86 processors, between two conversions.)
 
 
 # %%
@@ -393,7 +393,7 @@ shown = board.set_index("parameters.model").filter(regex="cold_ms|warm_ms$|peak_
 shown.rename(columns=lambda name: name.removeprefix("metrics.")).round(2)
 
 # %% [markdown]
-# Compare with the share of multiplications, and with your prediction. Memory hardly moves: nearly all of it is Python and the runtime. Time does not follow the multiplications: each convolution has become two thinner ones, which a core runs less well (lesson 07), and int8 gains only where the processor has fast products of bytes; at every border between the kinds of numbers it adds a conversion.
+# Compare with the share of multiplications, and with your prediction. Memory hardly moves: nearly all of it is Python and the runtime. Time does not follow the multiplications: each convolution has become two thinner ones, which a core runs less well (lesson 07), and whether int8 gains depends on the processor's products of bytes: at every border between the kinds of numbers it adds a conversion.
 #
 # ## 9. Accuracy against bytes and time
 #

@@ -85,7 +85,7 @@ def quantize(
             quant_format=QuantFormat.QDQ,
             per_channel=per_channel,
             reduce_range=weight_bits == 7,
-            activation_type=QuantType.QUInt8,  # with signed ones x86 processors compute half of the layers in float
+            activation_type=QuantType.QUInt8,  # signed ones leave layers in float on x86 processors
             weight_type=QuantType.QInt8,
             nodes_to_exclude=left,
             calibrate_method=CalibrationMethod.MinMax,

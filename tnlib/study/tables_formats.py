@@ -14,6 +14,7 @@ def rows() -> tuple[list[str], list[list[str]], str]:
     frame = results("compare-formats")
     if not frame.empty:
         frame = frame[frame["parameters.profile"].eq("full") & frame["parameters.choice"].eq("allocated")]
+        frame = frame[frame["parameters.repair"].eq("batchnorm")]
         frame = frame[frame["parameters.network"].isin(NETWORKS)].drop_duplicates("run.key", keep="last")
     if frame.empty:
         return [], [], "No run is on record yet."

@@ -79,9 +79,16 @@ for budget in budgets:
             )
 
 # %%
+metrics = {"rows": rows, "missing": missing, "network": network}
+for row in rows:
+    if row["format"] != "dense":
+        label = f"{row['format']}_{row['budget']:g}_batch{row['batch']}_threads{row['threads']}"
+        metrics |= {f"{label}_{end}": row[end] for end in ("speedup", "speedup_low", "speedup_high")}
+
+# %%
 study.record(
     "bench-formats",
-    {"rows": rows, "missing": missing, "network": network},
+    metrics,
     parameters={"profile": profile, "formats": formats, "budgets": budgets, "batches": batches, "threads": threads},
     source="notebooks/experiments/bench_formats",
     seed=seed,
