@@ -197,6 +197,7 @@ records = records[records["parameters.profile"] == "full"].to_dict("records")
 points = pd.DataFrame([row for record in records for row in rows_of(record)])
 repaired = points.get("repaired_accuracy", points.raw_accuracy)
 points["accuracy"] = repaired.fillna(points.raw_accuracy)  # without BatchNorm there is nothing to estimate anew
+NEW = "vgg-cifar10"  # kept for section 8
 print(len(records), "records;", points.groupby("network").seed.nunique().to_dict(), "draws of images")
 
 # %% [markdown]
@@ -290,25 +291,55 @@ assert mcnemar(*coins) > 1e-6
 assert mcnemar(coins[0], coins[0]) == 1
 print("two networks that err independently and equally often: p =", "large" if mcnemar(*coins) > 0.001 else "small")
 
-# %%
-number = int(records[0]["metrics.test_images"]) if not len(drawn) else 10_000
-one = drawn[(drawn.budget == budget) & (drawn.seed == 0) & (drawn.choice == "allocated") & (drawn.metric == "input")]
-correct = {r["format"]: bits(r["repaired_right"] if isinstance(r.get("repaired_right"), str) else r["raw_right"], number)
-           for r in one.to_dict("records")}  # fmt: skip
-order = sorted(correct, key=lambda name: -correct[name].sum())
-pairs = list(combinations(order, 2))
-adjusted = dict(zip(pairs, holm([mcnemar(correct[a], correct[b]) for a, b in pairs]), strict=True))
 
 # %%
-table = pd.DataFrame("", order, order)
-for (a, b), p in adjusted.items():
-    gap = 100 * (correct[a].mean() - correct[b].mean())
-    table.loc[a, b] = f"{gap:+.2f}" + ("" if p < 0.05 else " (?)")
+def answers(rows):
+    """Which test images the formats with allocated ranks have right; the best format first."""
+    rows = rows[(rows.seed == 0) & (rows.choice == "allocated") & (rows.metric == "input")]
+    texts = {r["format"]: r["repaired_right"] if isinstance(r.get("repaired_right"), str) else r["raw_right"] for r in rows.to_dict("records")}  # fmt: skip
+    correct = {name: bits(text, 10_000) for name, text in texts.items()}
+    return dict(sorted(correct.items(), key=lambda pair: -pair[1].sum()))
+
+
+def tested_pairs(rows):
+    """For all budgets of a network: who is right where, and adjusted p-values, one family of tests."""
+    at = {share: answers(part) for share, part in rows.groupby("budget")}
+    pairs = [(share, *pair) for share, correct in at.items() for pair in combinations(correct, 2)]
+    p = holm([mcnemar(at[share][a], at[share][b]) for share, a, b in pairs])
+    return at, dict(zip(pairs, p, strict=True))
+
+
+# %%
+correct, p = tested_pairs(drawn)
+one = correct.get(budget, {})
+table = pd.DataFrame("", list(one), list(one))
+for a, b in combinations(one, 2):
+    gap = 100 * (one[a].mean() - one[b].mean())
+    table.loc[a, b] = f"{gap:+.2f}" + ("" if p[budget, a, b] < 0.05 else " (?)")
 table.iloc[:, 1:]
 
 # %% [markdown]
-# Points of accuracy that the row has over the column; `(?)` marks what Holm's correction leaves undecided at 5 %. The test says whether *these two
-# networks* differ. Whether the *methods* do is another question: another draw of images gives another pair of networks, which is why the protocol
+# Points of accuracy that the row has over the column; `(?)` marks what is undecided at 5 % after Holm's correction, for all pairs at all budgets of this network together.
+#
+# **Predict:** at which budgets will the first place be the hardest to tell from the second? For every network and budget, then: who is first, with what accuracy (and Wilson's interval of 95 %, for
+# the draw of the test images), and who could as well be.
+
+
+# %%
+def firsts(name, rows):
+    at, p = tested_pairs(rows)
+    for share, (first, *others) in sorted(at.items(), reverse=True):
+        hits = at[share][first]
+        low, high = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
+        row = {"network": name, "budget": share, "first": first, "accuracy": f"{100 * hits.mean():.2f} ({100 * low:.1f} to {100 * high:.1f})"}  # fmt: skip
+        yield row | {"not told apart from it": ", ".join(o for o in others if p[share, first, o] >= 0.05)}
+
+
+by_name = points[points.macs.notna() & (points.network != NEW)].groupby("network")
+pd.DataFrame([row for name, rows in by_name for row in firsts(name, rows)]).set_index(["network", "budget"])
+
+# %% [markdown]
+# The test says whether *these two networks* differ. Whether the *methods* do is another question: another draw of images gives another pair of networks, which is why the protocol
 # has three.
 #
 # ## 5. Over networks
@@ -316,10 +347,8 @@ table.iloc[:, 1:]
 # Accuracies of different networks must not be averaged: one that loses much would decide alone. Rank the methods within each network and budget, and average the **places**
 # (Friedman 1937; Demsar 2006): 1 for the best, a shared mean for ties. What keeps no budget gets the last place.
 
+
 # %%
-NEW = "vgg-cifar10"  # kept for section 8
-
-
 def places_of(points):
     """The place of each format, alone and allocated, by network and budget; budgets that most formats keep."""
     alone = points[(points.format != "menu") & (points.choice == "allocated")]
@@ -565,10 +594,23 @@ beside = pd.DataFrame(rows, columns=["network", "by", "labels", "budget", "accur
 (100 * beside.pivot_table(index=["network", "by", "labels"], columns="budget", values="accuracy")).round(2)
 
 # %% [markdown]
+# And without any decomposition: int8 leaves all multiplications, and makes each of them and each weight smaller (lesson 15). The *dense* network, quantized with ranges from the same images, as `quantize_study` has it:
+
+# %%
+quantized = study.results("quantize-network")
+told = {"profile": "full", "budget": 1.0, "per_channel": True, "weight_bits": 7, "balance": "none"}
+for name, value in told.items():
+    quantized = quantized[quantized[f"parameters.{name}"] == value] if len(quantized) else quantized
+for r in quantized.to_dict("records"):
+    print(f"{r['parameters.network']}, seed {r['seed']}: {r['metrics.int8_accuracy']:.2%} of {r['metrics.original_accuracy']:.2%},"
+          f" {r['metrics.int8_bytes'] / r['metrics.onnx_bytes']:.2f} of the bytes, {r['metrics.int8_nodes']} of {r['metrics.nodes']} nodes in integers")  # fmt: skip
+print(len(quantized), "records of int8 alone")
+
+# %% [markdown]
 # ## What was not compared
 #
 # - A budget of latency instead of multiplications: a comparison under one may end otherwise (section 10, and lesson 12).
-# - int8: lesson 15 and `quantize_study`.
+# - int8 on top of a decomposition: lesson 15.
 # - Whatever the count of missing runs above says.
 #
 # ## Exercises

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tnlib import layers
-from tnlib.compress.fitting import fit_factors
+from tnlib.compress.fitting import STEPS, fit_factors
 from tnlib.compress.moments import Moment
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # added to the moment of the inputs, relative to its mean diagonal entry
@@ -25,13 +25,14 @@ class _Sums:
         self.cross = like.new_zeros(groups, len(layer.weight) // groups, size)
         self.x, self.y = like.new_zeros(groups, size), like.new_zeros(self.cross.shape[:2])
 
-    def add(self, vectors: Tensor, outputs: Tensor) -> None:
-        """Take in columns, (groups, inputs window, number) and (groups, outputs, number)."""
+    def add(self, vectors: Tensor, outputs: Tensor, known: bool) -> None:
+        """Take in columns, (groups, inputs window, number) and (groups, outputs, number); `known`: outputs alone."""
         if vectors.element_size() < 4:
             vectors, outputs = vectors.float(), outputs.float()
-        self.moment.add_vectors(vectors)
+        if not known:
+            self.moment.add_vectors(vectors)
+            self.x += vectors.sum(2)
         self.cross += torch.bmm(outputs, vectors.mT)
-        self.x += vectors.sum(2)
         self.y += outputs.sum(2)
 
     def __add__(self, other: _Sums) -> _Sums:
@@ -61,7 +62,14 @@ class Regression:
     """Least squares for a layer's kernel: from its inputs x to the outputs y that are wanted of it."""
 
     def __init__(self, layer: Any) -> None:
-        self.layer, self.halves = layer, (_Sums(layer), _Sums(layer))
+        self.layer, self.halves, self.known = layer, (_Sums(layer), _Sums(layer)), False
+
+    def want_anew(self) -> None:
+        """Forget what was wanted, and keep the inputs: they are to be added again, with other outputs."""
+        self.known = True
+        for half in self.halves:
+            half.cross.zero_()
+            half.y.zero_()
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Take in one batch of inputs and wanted outputs; the first half of its samples apart from the second."""
@@ -74,7 +82,7 @@ class Regression:
         samples = channels.shape[1] if channels.ndim > 1 else 1
         middle = vectors.shape[2] // samples * (samples // 2)
         for half, columns in zip(self.halves, (slice(middle), slice(middle, None)), strict=True):
-            half.add(vectors[:, :, columns], outputs[:, :, columns])
+            half.add(vectors[:, :, columns], outputs[:, :, columns], self.known)
 
     def solve(self, shift: bool) -> tuple[Tensor, Tensor]:
         """The kernel of least squared error, and the moment in which kernels near it are compared.
@@ -137,24 +145,34 @@ def _positive(moment: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def refit(layer: Any, made: Any, pairs: Iterable[tuple[Tensor, Tensor]], shift: bool) -> None:
+def refit(
+    layer: Any,
+    made: Any,
+    pairs: Iterable[tuple[Tensor, Tensor]],
+    shift: bool,
+    *,
+    sums: Regression | None = None,
+    steps: int = STEPS,
+) -> None:
     """Fit a layer of a compressed network, in place, to the outputs that are wanted of it.
 
-    A dense one becomes the least-squares solution, a factorized one is fitted to that in the norm of its inputs. A bias
-    makes the mean output what is wanted.
+    A dense one becomes the least-squares solution, a factorized one is fitted to that in the norm of its inputs, from
+    its factors on. A bias makes the mean output what is wanted.
 
     Args:
         layer: the original one.
         made: what stands in its place: a layer of its kind, or factorized.
         pairs: batches of inputs of `made` and of outputs that are wanted.
         shift: whether something behind the layer makes up for a shift of its outputs.
+        sums: those of the layer, where the same inputs have been looked at before.
+        steps: at most so many, of `fit_factors`.
     """
-    sums = Regression(layer)
+    sums = Regression(layer) if sums is None else sums
     for x, y in pairs:
         sums.add(x, y)
     target, moment = sums.solve(shift or layer.bias is not None)
     if isinstance(made, layers.Factorized):
-        for parameter, factor in zip(made.factors(), fit_factors(made, target, moment)[0], strict=True):
+        for parameter, factor in zip(made.factors(), fit_factors(made, target, moment, steps)[0], strict=True):
             parameter.copy_(factor)
         kernel = made.dense_weight()
     else:

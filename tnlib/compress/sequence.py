@@ -14,14 +14,15 @@ from torch import Tensor, fx, nn
 
 from tnlib import layers, measure
 from tnlib.compress.inputs import Call
-from tnlib.compress.regression import refit
+from tnlib.compress.rectified import Affine, is_relu, rectified
+from tnlib.compress.regression import Regression, refit
 from tnlib.compress.survey import KINDS, inside
 
 BATCHNORM = nn.modules.batchnorm._BatchNorm
 LARGEST = 6000  # inputs of a layer, times its window: its moment has the square of that many numbers
 ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
 PASSING = (nn.Dropout, nn.Identity)  # modules whose output is their input, in eval mode
-SMALLEST = 1e-3  # of a BatchNorm's scales, relative to the largest, through which an error behind it is made up for
+LATER = 5  # steps of a fit, at most, where what is wanted in front of a ReLU was drawn anew
 
 
 def may_be_fitted(layer: nn.Module, made: nn.Module, shared: Collection[int]) -> bool:
@@ -127,13 +128,14 @@ class Walk:
         small: nn.Module,
         model: nn.Module,
         skip: Collection[str] = (),
+        rounds: int = 0,
     ) -> None:
         self.graph, self.networks, self.bound = graph, (model, small), bound
         self.values: dict[fx.Node, tuple[list[Any], list[Any]]] = {}
         called = Counter(node.target for node in graph.nodes if node.op == "call_module")
         self.once = {name for name, times in called.items() if times == 1}
-        self.shared, self.skip = shared_parameters(model), skip
-        self.fitted: set[fx.Node] = set()
+        self.shared, self.skip, self.rounds = shared_parameters(model), skip, rounds
+        self.wanted: dict[fx.Node, list[Tensor]] = {}  # of fitted layers with a BatchNorm behind
 
     def run(self) -> None:
         """Fit the compressed network, in place."""
@@ -159,7 +161,9 @@ class Walk:
             layer, made = (network.get_submodule(name) for network in self.networks)
             if isinstance(made, BATCHNORM) and made.track_running_stats:
                 (source,) = node.all_input_nodes
-                shift_batchnorm(made, *self.values[source], fitted=source in self.fitted)
+                before, now = self.values[source]
+                shift_batchnorm(made, self.wanted.get(source, before), now, fitted=source in self.wanted)
+                self.wanted.pop(source, None)
             elif may_be_fitted(layer, made, self.shared) and not inside(name, self.skip):
                 self.values[node] = self._fit(node, layer, made)
                 return
@@ -184,9 +188,17 @@ class Walk:
         """Fit a layer; what both networks then compute at it."""
         original, norm = self._computed(node, 0), self._norm_behind(node)
         (source,) = node.all_input_nodes
-        wanted = self._with_shortcut(node, norm, original)
-        refit(layer, made, zip(self.values[source][1], wanted, strict=True), shift=norm is not None)
-        self.fitted.add(node)
+        x, wanted = self.values[source][1], self._with_shortcut(node, norm, original)
+        seen, before = Regression(layer), self._in_front_of_relu(node, norm, original)
+        refit(layer, made, zip(x, wanted, strict=True), shift=norm is not None, sums=seen)
+        for _ in range(self.rounds):
+            if before is None:
+                break
+            wanted = self._rectified(node, norm, before, wanted)
+            seen.want_anew()
+            refit(layer, made, zip(x, wanted, strict=True), shift=norm is not None, sums=seen, steps=LATER)
+        if norm is not None:
+            self.wanted[node] = wanted
         return original, self._computed(node, 1)
 
     def _norm_behind(self, node: fx.Node) -> Any:
@@ -208,22 +220,52 @@ class Walk:
             node = user
         return node
 
-    def _with_shortcut(self, node: fx.Node, norm: Any, wanted: list[Tensor]) -> list[Tensor]:
-        """What a layer should give so that its sum with a shortcut, whose values have changed, is the original's."""
+    def _added_behind(self, node: fx.Node, norm: Any, y: list[Tensor]) -> tuple[fx.Node, fx.Node | None]:
+        """The sum that alone uses what a layer gives, or its BatchNorm, and what is added; else the latter and None.
+
+        `y`: what the layer gives, whose shapes what is added has.
+        """
         behind = self._passed_on(node if norm is None else next(iter(node.users)))
         users = list(behind.users)
         if len(users) != 1 or users[0].target not in ADDS or len(users[0].all_input_nodes) != 2:
-            return wanted
+            return behind, None
         (other,) = (used for used in users[0].all_input_nodes if used is not behind)
-        gaps = [before - now for before, now in zip(*self.values[other], strict=True)] if other in self.values else []
-        if [gap.shape for gap in gaps] != [y.shape for y in wanted]:
+        if other not in self.values or [v.shape for v in self.values[other][0]] != [v.shape for v in y]:
+            return behind, None
+        return users[0], other
+
+    def _with_shortcut(self, node: fx.Node, norm: Any, wanted: list[Tensor]) -> list[Tensor]:
+        """What a layer should give so that its sum with a shortcut, whose values have changed, is the original's."""
+        _, other = self._added_behind(node, norm, wanted)
+        if other is None:
             return wanted
-        if norm is None:
-            return [y + gap for y, gap in zip(wanted, gaps, strict=True)]
-        scale = (norm.running_var + norm.eps).rsqrt() * (1.0 if norm.weight is None else norm.weight)
-        passes = scale.abs() > SMALLEST * scale.abs().max()
-        inverse = torch.where(passes, 1 / scale, torch.zeros_like(scale)).reshape(-1, *[1] * (wanted[0].ndim - 2))
-        return [y + gap * inverse for y, gap in zip(wanted, gaps, strict=True)]
+        affine, values = Affine.of(norm, wanted[0]), zip(wanted, *self.values[other], strict=True)
+        return [y + affine.inverse(before - now) for y, before, now in values]
+
+    def _in_front_of_relu(self, node: fx.Node, norm: Any, original: list[Tensor]) -> list[Tensor] | None:
+        """What the original computes in front of the ReLU that alone uses what a layer gives; None without one."""
+        behind, other = self._added_behind(node, norm, original)
+        users = list(self._passed_on(behind).users)
+        if len(users) != 1 or not is_relu(users[0], self.networks[0]):
+            return None
+        before = self.networks[0].get_submodule(str(next(iter(node.users)).target)) if norm is not None else None
+        return self._behind(original, Affine.of(before, original[0]), other, 0)
+
+    def _rectified(self, node: fx.Node, norm: Any, before: list[Tensor], wanted: list[Tensor]) -> list[Tensor]:
+        """What to want of a layer in front of a ReLU, from what it was last fitted to, and what it then gave."""
+        given = self._computed(node, 1)
+        if norm is not None:  # whose mean will make up for this
+            moved = (_statistics(wanted)[0] - _statistics(given)[0]).to(given[0])
+            given = [y + moved.reshape(-1, *[1] * (y.ndim - 2)) for y in given]
+        affine = Affine.of(norm, given[0])
+        now = self._behind(given, affine, self._added_behind(node, norm, given)[1], 1)
+        pairs = zip(given, before, now, strict=True)
+        return [y + affine.inverse(rectified(goal, got) - got) for y, goal, got in pairs]
+
+    def _behind(self, y: list[Tensor], affine: Affine, other: fx.Node | None, which: int) -> list[Tensor]:
+        """What one network has behind a layer's BatchNorm and sum with a shortcut, where there are some."""
+        passed = [affine(one) for one in y]
+        return passed if other is None else [a + b for a, b in zip(passed, self.values[other][which], strict=True)]
 
 
 def _statistics(batches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -169,6 +169,7 @@ def scheme() -> str:
     if not frame.empty:
         told = frame["parameters.formats"].map(" ".join) + frame["parameters.metric"] + frame["parameters.choice"]
         usual = told.eq("spatial_svd cp3exactallocated") & frame["parameters.pictures"].eq("training")
+        usual &= ~frame.get("parameters.rounds", pd.Series(0, frame.index)).gt(0)
         frame = frame[usual & frame["parameters.inputs"].eq(1000)]
     if frame.empty:
         return "No run is on record yet."
