@@ -142,7 +142,7 @@ RERUNS = [
     ("12_choose_ranks", {"seed": 1, "budget": 0.4, "energy": 0.7, "layer": "layer3.2.conv1"}),
     ("12_choose_ranks", {"seed": 2, "budget": 0.7, "energy": 0.9, "layer": "layer3.0.conv2"}),
     ("13_compare_representations", {"seed": 1, "layer": "layer1.1.conv2", "budget": 0.25}),
-    ("13_compare_representations", {"seed": 2, "layer": "layer3.1.conv2", "network": "resnet20-cifar10"}),
+    ("13_compare_representations", {"seed": 2, "layer": "layer3.1.conv2", "network": "quick-cifar10"}),
     ("14_propose_a_scheme", {"seed": 1, "layer": "layer2.1.conv2", "share": 0.5}),
     ("14_propose_a_scheme", {"seed": 2, "images": 50, "share": 0.35}),
     (

@@ -17,7 +17,7 @@
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": 500 test images where networks are measured live; "full": all that are committed
 layer: str = "layer2.1.conv1"  # the 3x3 convolution of ResNet-20 to look at
-network: str = "quick-cifar10"  # "quick-cifar10" or "resnet20-cifar10": whose records are drawn
+network: str = "resnet20-cifar10"  # "resnet20-cifar10" or "quick-cifar10": whose records are drawn
 budget: float = 0.5  # share of the multiplications where pairs are tested: 0.75, 0.5, 0.35, 0.25 or 0.1
 seed: int = 0  # decides which images are drawn
 
@@ -169,7 +169,7 @@ pd.Series({format: float(hits.double().mean()) for format, hits in right.items()
 # %% [markdown]
 # ## 3. All formats, all budgets, from records
 #
-# The sweep `formats_study` does this on all 10,000 test images: every format alone, with the same share for every layer (and the kernel's own norm, as most people do), and with ranks allocated by predicted loss
+# The sweep `formats_study` does this on all test images: every format alone, with the same share for every layer (and the kernel's own norm, as most people do), and with ranks allocated by predicted loss
 # in the norm of the inputs (lesson 12); then the best of four formats in each layer. BatchNorm's statistics are estimated anew on the same 1,000 images without labels, where a network has some.
 # No record was left out, and none is chosen among seeds.
 
@@ -184,6 +184,7 @@ def rows_of(record):
         "choice": told["choice"],
         "metric": told["metric"],
         "seed": record["seed"],
+        "images": record["metrics.test_images"],
     }
     for row in record["metrics.rows"]:
         yield (
@@ -260,7 +261,7 @@ failed.rename(columns={"size": "budgets and draws", "first": "the first reason"}
 # %% [markdown]
 # ## 4. Are the differences real?
 #
-# Two networks are measured on the same 10,000 images, and most images say nothing: both networks are right, or both wrong. Of the $n$
+# Two networks are measured on the same test images, and most images say nothing: both networks are right, or both wrong. Of the $n$
 # that *one* of them alone has right, let $k$ be the first one's. If neither is better, each of the $n$ is a fair coin, so $k \sim \mathcal B(n, 1/2)$
 # and the exact p-value is $\min(1,\ 2\,P(X \le \min(k, n - k)))$: **McNemar's test** (1947). It needs no assumption on how hard the images are.
 #
@@ -297,13 +298,13 @@ def answers(rows):
     """Which test images the formats with allocated ranks have right; the best format first."""
     rows = rows[(rows.seed == 0) & (rows.choice == "allocated") & (rows.metric == "input")]
     texts = {r["format"]: r["repaired_right"] if isinstance(r.get("repaired_right"), str) else r["raw_right"] for r in rows.to_dict("records")}  # fmt: skip
-    correct = {name: bits(text, 10_000) for name, text in texts.items()}
+    correct = {name: bits(text, int(rows.images.iloc[0])) for name, text in texts.items()}
     return dict(sorted(correct.items(), key=lambda pair: -pair[1].sum()))
 
 
 def tested_pairs(rows):
     """For all budgets of a network: who is right where, and adjusted p-values, one family of tests."""
-    at = {share: answers(part) for share, part in rows.groupby("budget")}
+    at = {share: correct for share, part in rows.groupby("budget") if (correct := answers(part))}
     pairs = [(share, *pair) for share, correct in at.items() for pair in combinations(correct, 2)]
     p = holm([mcnemar(at[share][a], at[share][b]) for share, a, b in pairs])
     return at, dict(zip(pairs, p, strict=True))

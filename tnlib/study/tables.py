@@ -169,19 +169,19 @@ def scheme() -> str:
     if not frame.empty:
         told = frame["parameters.formats"].map(" ".join) + frame["parameters.metric"] + frame["parameters.choice"]
         usual = told.eq("spatial_svd cp3exactallocated") & frame["parameters.pictures"].eq("training")
-        usual &= ~frame.get("parameters.rounds", pd.Series(0, frame.index)).gt(0)
-        frame = frame[usual & frame["parameters.inputs"].eq(1000)]
+        rounds = frame.get("parameters.rounds", pd.Series(0, frame.index)).fillna(0)  # older records have none
+        frame = frame[usual & frame["parameters.inputs"].eq(1000)].assign(rounds=rounds)
     if frame.empty:
         return "No run is on record yet."
     rows = []
-    for (network, weights), group in frame.groupby(["parameters.network", "parameters.weights"]):
+    for (network, weights, rounds), group in frame.groupby(["parameters.network", "parameters.weights", "rounds"]):
         points = pd.DataFrame([row for found in group["metrics.rows"] for row in found if row["reason"] is None])
         for budget, same in sorted(points.groupby("budget"), reverse=True):
-            cells = [f"`{network}`, {weights}", f"{budget:g}", f"{same['macs'].mean():.1%}"]
+            cells = [f"`{network}`, {weights}", f"{rounds:.0f}", f"{budget:g}", f"{same['macs'].mean():.1%}"]
             cells += [_spread(group["metrics.original_accuracy"])]
             cells += [_spread(same[f"{stage}_accuracy"]) for stage in ("raw", "batchnorm", "sequence")]
             rows.append([*cells, str(len(same))])
-    head = ["network", "budget", "MACs left", "original", "factored", "and BatchNorm", "in sequence", "draws of images"]
+    head = ["network", "rounds", "budget", "MACs left", "original", "factored", "and BatchNorm", "in sequence", "draws"]
     images = frame["metrics.test_images"].iloc[0]
     return f"{table(head, rows)}\n\nAccuracy on {images} test images. Records: sweep `scheme_study`."
 
