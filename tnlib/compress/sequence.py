@@ -135,7 +135,8 @@ class Walk:
         called = Counter(node.target for node in graph.nodes if node.op == "call_module")
         self.once = {name for name, times in called.items() if times == 1}
         self.shared, self.skip, self.rounds = shared_parameters(model), skip, rounds
-        self.wanted: dict[fx.Node, list[Tensor]] = {}  # of fitted layers with a BatchNorm behind
+        self.fitted: set[fx.Node] = set()
+        self.wanted: dict[fx.Node, list[Tensor]] = {}  # what a layer in front of a BatchNorm was last fitted to
 
     def run(self) -> None:
         """Fit the compressed network, in place."""
@@ -162,8 +163,7 @@ class Walk:
             if isinstance(made, BATCHNORM) and made.track_running_stats:
                 (source,) = node.all_input_nodes
                 before, now = self.values[source]
-                shift_batchnorm(made, self.wanted.get(source, before), now, fitted=source in self.wanted)
-                self.wanted.pop(source, None)
+                shift_batchnorm(made, self.wanted.pop(source, before), now, fitted=source in self.fitted)
             elif may_be_fitted(layer, made, self.shared) and not inside(name, self.skip):
                 self.values[node] = self._fit(node, layer, made)
                 return
@@ -197,8 +197,9 @@ class Walk:
             wanted = self._rectified(node, norm, before, wanted)
             seen.want_anew()
             refit(layer, made, zip(x, wanted, strict=True), shift=norm is not None, sums=seen, steps=LATER)
-        if norm is not None:
+        if norm is not None and self.rounds:
             self.wanted[node] = wanted
+        self.fitted.add(node)
         return original, self._computed(node, 1)
 
     def _norm_behind(self, node: fx.Node) -> Any:

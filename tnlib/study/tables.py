@@ -169,8 +169,8 @@ def scheme() -> str:
     if not frame.empty:
         told = frame["parameters.formats"].map(" ".join) + frame["parameters.metric"] + frame["parameters.choice"]
         usual = told.eq("spatial_svd cp3exactallocated") & frame["parameters.pictures"].eq("training")
-        rounds = frame.get("parameters.rounds", pd.Series(0, frame.index)).fillna(0)  # older records have none
-        frame = frame[usual & frame["parameters.inputs"].eq(1000)].assign(rounds=rounds)
+        asked = frame.get("parameters.rounds", pd.Series(0, frame.index)).fillna(0)  # older records have none
+        frame = frame[usual & frame["parameters.inputs"].eq(1000)].assign(rounds=asked)
     if frame.empty:
         return "No run is on record yet."
     rows = []
