@@ -10,7 +10,7 @@
 #
 # **What you need first.** Lesson 06 (formats), 10 (paired tests), 12 (allocation), 13 (the comparison); 02 for Gauss-Newton steps.
 #
-# **Time.** 100 minutes: 40 to read text and code, 60 for the exercises. Run All takes a minute and a half. **Difficulty.** Hard.
+# **Time.** 110 minutes: 50 to read text and code, 60 for the exercises. Run All takes a minute and a half. **Difficulty.** Hard.
 #
 # Previous: [13 compare representations](13_compare_representations.ipynb) · Next: [15 bring a network to a small machine](15_bring_a_network_to_a_small_machine.ipynb) · [Solutions](solutions/14_propose_a_scheme.ipynb) · [Glossary](GLOSSARY.md)
 
@@ -479,7 +479,7 @@ ablation
 # %% [markdown]
 # The format is worth most: spatial SVD, with everything else of the scheme, is behind CP with the same share everywhere. The allocation adds little where the budget is wide and more where it is tight, and there
 # the sequence is worth more than anything else: compare `raw` with it. The **metric is worth less than its derivation**: in the kernel's own norm far more is lost before the sequence, and hardly anything after it at 0.4, since the sequence fits the
-# factors anew in the exact norm whatever they came from. What the metric still decides then are formats and ranks, and that shows at 0.15 only. What a **ReLU leaves free** gains at both budgets, most where most is missing; the rounds take the repair two to three times as long, which is why the scheme has none unless it is told to.
+# factors anew in the exact norm whatever they came from. What the metric still decides then are formats and ranks, and that shows at 0.15 only. What a **ReLU leaves free** gains at both budgets, most where most is missing; the repair then takes more than twice as long, which is why the scheme has none unless it is told to.
 # They were tried on training images that nothing was fitted to, and then measured once. What is missing in this table is not on record yet.
 
 # %% [markdown]
