@@ -8,10 +8,12 @@ from urllib.parse import unquote
 
 import click
 import nbformat
+import pandas as pd
 import pytest
 
 from tnlib import paths, study
 from tnlib.study import cli, cluster, tables
+from tnlib.study.tables_formats import rows_of_formats, rows_of_int8
 
 LISTING = subprocess.run(
     ["git", "ls-files", "-co", "--exclude-standard"], cwd=paths.ROOT, capture_output=True, text=True
@@ -120,3 +122,30 @@ def test_a_printed_command_works(name, monkeypatch, tmp_path, capsys):
         words = [*words, "--dry-run"]
     assert cli.main(words[1:]) == 0, capsys.readouterr().err
     assert done or words[1] != "run"
+
+
+def test_a_table_without_records_says_so(monkeypatch):
+    monkeypatch.setattr("tnlib.study.tables_formats.results", lambda study: pd.DataFrame())
+    for rows in (rows_of_formats, rows_of_int8):
+        assert rows() == ([], [], "No run is on record yet.")
+
+
+def test_int8_has_a_row_for_a_budget_and_means_over_draws(monkeypatch):
+    told = {"profile": "full", "weight_bits": 7, "per_channel": True, "skip": [], "network": "net", "balance": "none"}
+    found = {"onnx_bytes": 2000, "int8_bytes": 1000, "macs": 0.4, "test_images": 10}
+    runs = [(0.4, 0.9, 0.8), (0.4, 0.8, 0.7), (1.0, 0.9, 0.9)]
+    rows = [
+        {f"parameters.{name}": value for name, value in (told | {"budget": budget}).items()}
+        | {
+            f"metrics.{name}": value
+            for name, value in (found | {"onnx_accuracy": before, "int8_accuracy": after}).items()
+        }
+        | {"run.key": str(k)}
+        for k, (budget, before, after) in enumerate(runs)
+    ]
+    rows.append(rows[0] | {"parameters.profile": "quick", "run.key": "4"})
+    monkeypatch.setattr("tnlib.study.tables_formats.results", lambda study: pd.DataFrame(rows))
+    _, made, line = rows_of_int8()
+    assert [row[-1] for row in made] == ["1", "2"]  # the largest budget first
+    assert made[1][3:7] == ["85.00%", "75.00%", "2", "1"]
+    assert line.startswith("Accuracy on 10 test images")

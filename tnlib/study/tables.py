@@ -13,7 +13,7 @@ import pandas as pd
 from tnlib import paths
 from tnlib.study.parameters import read_notebook
 from tnlib.study.store import DamagedRecordError, read_all, results
-from tnlib.study.tables_formats import rows as rows_of_formats
+from tnlib.study.tables_formats import rows_of_formats, rows_of_int8
 from tnlib.study.tables_sentences import rows as rows_of_sentences
 
 PAGES = [
@@ -182,8 +182,8 @@ def scheme() -> str:
             cells += [_spread(same[f"{stage}_accuracy"]) for stage in ("raw", "batchnorm", "sequence")]
             rows.append([*cells, str(len(same))])
     head = ["network", "rounds", "budget", "MACs left", "original", "factored", "and BatchNorm", "in sequence", "draws"]
-    images = frame["metrics.test_images"].iloc[0]
-    return f"{table(head, rows)}\n\nAccuracy on {images} test images. Records: sweep `scheme_study`."
+    images = f"Accuracy on {frame['metrics.test_images'].iloc[0]} test images."
+    return f"{table(head, rows)}\n\n{images} Records: sweep `scheme_study`."
 
 
 def _spread(values: pd.Series[float]) -> str:
@@ -223,9 +223,7 @@ def benchmarks() -> str:
     blocks = []
     for study in sorted({study for study, _ in newest}):
         found = {machine: run for (name, machine), run in sorted(newest.items()) if name == study}
-        labels = dict.fromkeys(
-            label for _, _, metrics in found.values() for label in metrics if _is_figure(metrics, label)
-        )
+        labels = dict.fromkeys(label for _, _, m in found.values() for label in m if _is_figure(m, label))
         rows = [[label.replace("_", " "), *(_three(m.get(label)) for _, _, m in found.values())] for label in labels]
         rows.append(["record", *(f"`{name}.json`" for _, name, _ in found.values())])
         blocks.append(f"### {study.replace('-', '_')}\n\n{table(['figure', *found], rows)}")
@@ -240,6 +238,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "digits": digits,
     "sentences": lambda: _elsewhere(rows_of_sentences()),
     "alone": lambda: _elsewhere(rows_of_formats()),
+    "int8": lambda: _elsewhere(rows_of_int8()),
     "sweeps": sweeps,
     "benchmarks": benchmarks,
     "compressed": compressed,

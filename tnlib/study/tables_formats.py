@@ -1,4 +1,4 @@
-"""README's table of the formats of notebook 13: whole networks, each format alone, at equal multiplications."""
+"""README's tables of whole networks: the formats of notebook 13, each alone, and int8 on top of some, notebook 15."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tnlib.study.store import results
 NETWORKS = ("resnet20-cifar10", "vgg-cifar10")  # the others are in the notebook
 
 
-def rows() -> tuple[list[str], list[list[str]], str]:
+def rows_of_formats() -> tuple[list[str], list[list[str]], str]:
     """Head, rows and the line below; a line alone where there is no record."""
     frame = results("compare-formats")
     if not frame.empty:
@@ -46,3 +46,23 @@ def rows() -> tuple[list[str], list[list[str]], str]:
 
 def _named(formats: list[str], metric: str) -> str:
     return f"`{formats[0]}`" if len(formats) == 1 else f"the best of {len(formats)} in each layer, by `{metric}`"
+
+
+def rows_of_int8() -> tuple[list[str], list[list[str]], str]:
+    """Likewise: float beside int8, accuracy and bytes."""
+    frame = results("quantize-network")
+    if not frame.empty:
+        frame = frame[frame["parameters.profile"].eq("full") & frame["parameters.weight_bits"].eq(7)]
+        frame = frame[frame["parameters.per_channel"].eq(True) & frame["parameters.skip"].map(len).eq(0)]
+        frame = frame.drop_duplicates("run.key", keep="last")
+    if frame.empty:
+        return [], [], "No run is on record yet."
+    made, measured = [], ["onnx_accuracy", "int8_accuracy", "onnx_bytes", "int8_bytes", "macs"]
+    keys = [f"parameters.{name}" for name in ("network", "budget", "balance")]
+    for (network, _, balance), group in reversed(list(frame.groupby(keys))):
+        before, after, size, smaller, macs = (group[f"metrics.{name}"].mean() for name in measured)
+        cells = [f"`{network}`", f"{macs:.1%}", str(balance), f"{before:.2%}", f"{after:.2%}"]
+        made.append([*cells, f"{size / 1000:.0f}", f"{smaller / 1000:.0f}", str(len(group))])
+    head = ["network", "MACs left", "balanced by", "float", "int8", "kB", "kB, int8", "draws"]
+    images = frame["metrics.test_images"].iloc[0]
+    return head, made, f"Accuracy on {images} test images, in ONNX Runtime. Records: sweep `quantize_study`."
