@@ -170,7 +170,7 @@ pd.Series({format: float(hits.double().mean()) for format, hits in right.items()
 # ## 3. All formats, all budgets, from records
 #
 # The sweep `formats_study` does this on all test images: every format alone, with the same share for every layer (and the kernel's own norm, as most people do), and with ranks allocated by predicted loss
-# in the norm of the inputs (lesson 12); then the best of four formats in each layer. BatchNorm's statistics are estimated anew on the same 1,000 images without labels, where a network has some.
+# in the norm of the inputs (lesson 12); then the best of four formats in each layer. BatchNorm's statistics are estimated anew on the same 200 images without labels, where a network has some.
 # No record was left out, and none is chosen among seeds.
 
 
@@ -199,6 +199,7 @@ points = pd.DataFrame([row for record in records for row in rows_of(record)])
 repaired = points.get("repaired_accuracy", points.raw_accuracy)
 points["accuracy"] = repaired.fillna(points.raw_accuracy)  # without BatchNorm there is nothing to estimate anew
 NEW = "vgg-cifar10"  # kept for section 8
+assert {record["parameters.inputs"] for record in records} <= {200}
 print(len(records), "records;", points.groupby("network").seed.nunique().to_dict(), "draws of images")
 
 # %% [markdown]

@@ -333,7 +333,7 @@ assert behind[-1] < behind[0]
 print(f"rank {rank}, relative squared error behind the ReLU:", ", ".join(f"{error:.3f}" for error in behind))
 
 # %% [markdown]
-# The first number is the fit to everything, the next ones are the rounds. `compress.repair(..., rounds=3)` does this with every layer that a ReLU alone follows, whatever its format, and a shortcut in between. Whether a smaller error behind one layer
+# The first number is the fit to everything, the next ones are the rounds. `compress.repair(..., rounds=3)` does this with every layer of any format that a ReLU alone follows, also with a shortcut in between. Whether a smaller error behind one layer
 # also means more right answers of the network, section 6 has to tell.
 #
 # ## 4. The scheme

@@ -45,8 +45,8 @@ def repair(
         fit: without, no weight changes, and BatchNorm statistics alone are estimated anew.
         skip: qualified names of modules that are to stay as they are, with all that they contain.
         rounds: how often what is wanted of a layer in front of a ReLU is drawn anew: where the original is cut off, the
-            layer may give any negative number (`rectified`). Each round takes about as long as the fit without; three
-            gained most where much was missing. 0: what the original gives. Only where `torch.fx` traces.
+            layer may give any negative number (`rectified`). With three a repair takes two to three times as long.
+            0: what the original gives. Only where `torch.fx` traces.
 
     Raises:
         ValueError: inputs that are empty; networks of other layers; negative rounds. TypeError: inputs of another kind.
