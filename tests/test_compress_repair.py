@@ -207,6 +207,23 @@ def test_least_squares_is_that_of_torch(layer, shape, shift):
     assert torch.allclose(means[0][0], patches(layer, x).mean(0), atol=1e-10)
 
 
+@pytest.mark.parametrize("name", ["linear", "conv2d", "grouped"])
+def test_other_outputs_for_inputs_that_are_known_are_as_good_as_new(name):
+    layer = made(name)
+    x = randn(60, 12) if name == "linear" else randn(20, 6, 7, 6)
+    again, new = Regression(layer), Regression(layer)
+    with torch.no_grad():
+        first, second = layer(x) + randn(*layer(x).shape, seed=1), 2 * layer(x) + randn(*layer(x).shape, seed=2)
+        again.add(x, first)
+        before = again.solve(True)[0]
+        again.want_anew()
+        again.add(x, second)
+        new.add(x, second)
+    for one, two in zip(again.solve(True) + again.means(), new.solve(True) + new.means(), strict=True):
+        assert torch.equal(one, two)
+    assert not torch.allclose(before, again.solve(True)[0])
+
+
 def test_too_few_samples_leave_the_weight():
     """Twenty unknowns for each output, four samples, outputs that have nothing to do with the inputs."""
     layer, x = nn.Linear(20, 3).double(), randn(4, 20)

@@ -596,11 +596,11 @@ beside = pd.DataFrame(rows, columns=["network", "by", "labels", "budget", "accur
 (100 * beside.pivot_table(index=["network", "by", "labels"], columns="budget", values="accuracy")).round(2)
 
 # %% [markdown]
-# And without any decomposition: int8 leaves all multiplications, and makes each of them and each weight smaller (lesson 15). The *dense* network, quantized with ranges from the same images, as `quantize_study` has it:
+# And without any decomposition: int8 leaves all multiplications, and makes each of them and each weight smaller (lesson 15). The *dense* network, quantized with ranges from 1,000 training images, as `quantize_study` has it:
 
 # %%
 quantized = study.results("quantize-network")
-told = {"profile": "full", "budget": 1.0, "per_channel": True, "weight_bits": 7, "balance": "none"}
+told = {"profile": "full", "budget": 1.0, "per_channel": True, "weight_bits": 7, "balance": "none", "inputs": 1000}
 for name, value in told.items():
     quantized = quantized[quantized[f"parameters.{name}"] == value] if len(quantized) else quantized
 for r in quantized.to_dict("records"):
