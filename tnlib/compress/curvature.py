@@ -14,6 +14,11 @@ from tnlib.compress.inputs import Call
 from tnlib.compress.moments import Moment
 from tnlib.compress.norms import LossMetric, Norm
 from tnlib.compress.survey import Place
+from tnlib.layers.stages import groups_of
+
+
+class NoGradientError(ValueError):
+    """A model returns no tensor that depends on its layers."""
 
 
 class ExactError(LossMetric):
@@ -24,7 +29,7 @@ class ExactError(LossMetric):
     of what the kernel is applied to (patches, not channels), G that of the gradients of v^T z at the layer's outputs.
     That errors at different positions do not add up is an assumption. G is the logits' Gauss-Newton matrix: unlike the
     Fisher information it does not vanish where the network is sure of its answer, as on images that it was trained on.
-    Factors are fitted in the norm of C. No labels.
+    Factors are fitted in the norms of C and of G, with a tenth of its mean diagonal entry added. No labels.
     """
 
     key = "exact"
@@ -32,39 +37,52 @@ class ExactError(LossMetric):
     def norms(self, model: nn.Module, places: Iterable[Place], inputs: Iterable[Call]) -> dict[str, Norm]:
         """From the moments; the model runs once on all inputs, forward and backward."""
         named = {place.name: place.layer for place in places}
-        sums = {layer: _Sums(layer) for layer in named.values()}
-        generator, energy, samples = torch.Generator().manual_seed(0), 0.0, 0
-        with torch.enable_grad(), measure.evaluating(model), measure.without_fast_path(), _noting(sums):
-            for call in inputs:
-                z = _centred(call.run(model))
-                v = torch.randn(z.shape, generator=generator).to(z)
-                v = v - v.mean(-1, keepdim=True)
-                weights: list[Any] = [layer.weight for layer in sums]
-                torch.autograd.grad((z * v).sum(), weights, allow_unused=True)  # hooks of outputs are called
-                energy += float(z.detach().double().square().sum())
-                samples += len(z)
-        result = {}
+        sums = {layer: _Sums(layer, Moment(layer)) for layer in named.values()}
+        energy, result = _run(model, sums, inputs), {}
         for name, layer in named.items():
             moment = sums[layer].moment
+            assert moment is not None
             scale = 1 / max(moment.vectors * energy, 1e-300)
             result[name] = Norm(moment, outputs=sums[layer].gradients * scale, fits=True)
         return result
 
 
-class _Sums:
-    """Of one layer: the moment of its inputs, and of gradients at its outputs, (groups, outputs, outputs)."""
+def counted_outputs(model: nn.Module, layers: Mapping[str, Any], inputs: Iterable[Call]) -> dict[str, Tensor]:
+    """How much errors of layers' outputs count, as in `ExactError`, up to a factor of each: (groups, outputs, outputs).
 
-    def __init__(self, layer: Any) -> None:
-        self.layer, self.moment = layer, Moment(layer)
-        groups = self.moment.groups
+    NoGradientError for a model that returns no tensor that depends on its layers.
+    """
+    sums = {layer: _Sums(layer) for layer in layers.values()}
+    _run(model, sums, inputs)
+    return {name: sums[layer].gradients for name, layer in layers.items()}
+
+
+def _run(model: nn.Module, sums: Mapping[nn.Module, _Sums], inputs: Iterable[Call]) -> float:
+    """Fill the sums, by one pass forward and backward; the squared norm of all centred outputs."""
+    generator, energy = torch.Generator().manual_seed(0), 0.0
+    with torch.enable_grad(), measure.evaluating(model), measure.without_fast_path(), _noting(sums):
+        for call in inputs:
+            z = _centred(call.run(model))
+            v = torch.randn(z.shape, generator=generator).to(z)
+            v = v - v.mean(-1, keepdim=True)
+            weights: list[Any] = [layer.weight for layer in sums]
+            torch.autograd.grad((z * v).sum(), weights, allow_unused=True)  # hooks of outputs are called
+            energy += float(z.detach().double().square().sum())
+    return energy
+
+
+class _Sums:
+    """Of one layer: the moment of its inputs if wanted, and of gradients at its outputs, (groups, outputs, outputs)."""
+
+    def __init__(self, layer: Any, moment: Moment | None = None) -> None:
+        self.layer, self.moment, groups = layer, moment, groups_of(layer)
         channels = layer.weight.shape[1] if isinstance(layer, nn.Embedding) else len(layer.weight) // groups
-        like = self.moment.total
-        self.gradients = like.new_zeros(groups, channels, channels)
+        self.gradients = torch.zeros(groups, channels, channels, dtype=torch.float64, device=layer.weight.device)
 
     def note(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor) -> None:
         """A forward hook."""
-        x = args[0] if args else next(iter(kwargs.values()))
-        self.moment.add(x.detach())
+        if self.moment is not None:
+            self.moment.add((args[0] if args else next(iter(kwargs.values()))).detach())
         output.register_hook(self._add)
 
     def _add(self, gradient: Tensor) -> None:
@@ -100,6 +118,6 @@ def _centred(output: Any) -> Tensor:
     tensors = [found] if isinstance(found, Tensor) else [x for x in found if isinstance(x, Tensor)]
     floating = [x for x in tensors if x.is_floating_point() and x.requires_grad]
     if not floating:
-        raise ValueError("the metric 'exact' needs a model that returns a tensor that depends on its layers")
+        raise NoGradientError("the metric 'exact' needs a model that returns a tensor that depends on its layers")
     z = floating[0]
     return z - z.mean(-1, keepdim=True) if z.shape[-1] > 1 else z

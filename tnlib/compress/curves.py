@@ -21,6 +21,7 @@ from tnlib.compress.matrices import losses_by_rank
 from tnlib.compress.metrics import metric_of
 from tnlib.compress.norms import LossMetric, Norm
 from tnlib.compress.prices import Prices
+from tnlib.compress.quadratic import EVEN
 from tnlib.compress.survey import Place, Survey, opened, survey
 from tnlib.compress.times import Times, as_rank, keys_of, this_machine
 from tnlib.layers.ranks import Ranks, rank_within
@@ -280,7 +281,7 @@ def undominated(rows: Sequence[Candidate]) -> list[Candidate]:
 def _digest(place: Place, format: str, norm: Norm, key: str, seed: int) -> str:
     """Of all that decides a curve: weight, configuration, format, norm, seed, and how this module makes it."""
     digest = hashlib.sha256()
-    how = [format, key, seed, norm.ridge, norm.fits, QUICK, SKETCHED, SHARES, FINER, ERRORS, FEW, 3]
+    how = [format, key, seed, norm.ridge, norm.fits, QUICK, SKETCHED, SHARES, FINER, ERRORS, FEW, EVEN, 4]
     digest.update(json.dumps([place.setting, how]).encode())
     digest.update(place.weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     for tensor in () if norm.moment is None else (norm.moment.total, norm.outputs):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tnlib import layers
 from tnlib.compress.preconditioner import CPBlocks, Solve
+from tnlib.compress.quadratic import Coordinates, Quadratic
 from tnlib.layers.stages import balanced, groups_of
 
 STEPS, PRODUCTS = 15, 25  # of Levenberg-Marquardt, and of conjugate gradients in each of them
@@ -26,18 +27,20 @@ def fit_factors(
     steps: int = STEPS,
     products: int = PRODUCTS,
     *,
+    outputs: Tensor | None = None,
     method: Literal["nls", "als"] = "nls",
     tol: float = TOLERANCE,
-    preconditioned: bool = False,
+    preconditioned: bool = True,
 ) -> tuple[list[Tensor], list[float]]:
     """Factors whose kernel K is near a target in the norm of a moment, from the layer's own on.
 
-    Minimizes tr((K - target) moment (K - target)^T), summed over groups, by Levenberg-Marquardt: K is linear in each
-    factor, whatever the format, so its Jacobian is applied by computing K once for each factor, and transposed by
+    Minimizes tr(outputs (K - target) moment (K - target)^T), summed over groups, by Levenberg-Marquardt: K is linear in
+    each factor, whatever the format, so its Jacobian is applied by computing K once for each factor, and transposed by
     automatic differentiation. Conjugate gradients solve for a step. Where the format allows it, the factors are sought
-    in coordinates in which the input channels are white. The best matrix of low rank comes from an SVD in these
-    coordinates, without any step. With `als` factors are fitted one after the other instead, each by linear least
-    squares, as Kalle et al. (2025, arXiv 2511.04494) fit CP and Tucker-2 in this norm.
+    in coordinates in which the input channels are white, and errors of all outputs count alike. The best matrix of low
+    rank comes from an SVD in these coordinates, without any step. With `als` factors are fitted one after the other
+    instead, each by linear least squares, as Kalle et al. (2025, arXiv 2511.04494) fit CP and Tucker-2 in the norm of
+    the inputs.
 
     Args:
         layer: gives format, rank and start; it is untouched.
@@ -45,6 +48,8 @@ def fit_factors(
         moment: of the inputs, symmetric positive definite, (groups, inputs window, inputs window).
         steps: at most so many, with `als` sweeps over all factors.
         products: with the normal matrix in one step, or for one factor, at most.
+        outputs: how much squared errors of the outputs count, symmetric positive definite, (groups, outputs, outputs);
+            None: all alike.
         method: `nls`, all factors at once, or `als`, alternating least squares.
         tol: a step that gains less, relative to the error, is the last.
         preconditioned: for CP convolutions of one group, whether conjugate gradients are preconditioned by about the
@@ -55,52 +60,40 @@ def fit_factors(
         target's squared norm: at the start and after each step. It never grows.
 
     Raises:
-        ValueError: an unknown method.
+        ValueError: an unknown method; a norm that is not positive definite.
     """
     if method not in ("nls", "als"):
         raise ValueError(f"unknown method {method!r}; expected nls or als")
-    if isinstance(layer, layers.SVDLinear) and method == "nls":
-        return _best_of_rank(layer, target[0], moment[0])
-    factors = [factor.detach().double() for factor in layer.factors()]
-    root = _root(layer, moment)
-    if root is not None:
-        inverse = torch.linalg.inv(root)
-        factors = type(layer).multiply_mode(factors, "in", root)
-        target, moment = _turned(target, moment, inverse, root)
+    given = Quadratic(target, moment, outputs)
+    coordinates = Coordinates(layer, given)
+    problem, factors = coordinates.turned(given), coordinates.to([f.detach().double() for f in layer.factors()])
     with torch.no_grad():
-        given = (_kernel_of(layer), factors, target, moment, steps, products, tol)
+        kernel = _kernel_of(layer)
         if method == "als":
-            factors, errors = _alternate(*given)
+            factors, errors = _alternate(kernel, factors, problem, steps, products, tol)
+        elif isinstance(layer, layers.SVDLinear):
+            factors, errors = _best_of_rank(kernel, factors, problem)
         else:
             blocks = None
             if preconditioned and isinstance(layer, layers.CPConv) and groups_of(layer) == 1:
-                blocks = CPBlocks(layer, moment)
-            factors, errors = _levenberg_marquardt(*given, blocks)
-    if root is not None:
-        factors = type(layer).multiply_mode(factors, "in", inverse)
-    return balanced(factors), errors
+                blocks = CPBlocks(layer, problem.moment)
+            factors, errors = _levenberg_marquardt(kernel, factors, problem, steps, products, tol, blocks)
+    return balanced(coordinates.back(factors)), errors
 
 
-@torch.no_grad()
-def _best_of_rank(layer: layers.SVDLinear, target: Tensor, moment: Tensor) -> tuple[list[Tensor], list[float]]:
-    """As `fit_factors`, by Eckart and Young: with R^T R the moment, target R^T is truncated, and R^T divided out."""
-    whole = float(((target @ moment) * target).sum()) or 1.0
-    factors = [factor.detach().double() for factor in layer.factors()]
-    root = layers.Metric(inputs=moment).roots()["in"]
-    u, s, vh = torch.linalg.svd(target @ root.mT, full_matrices=False)
-    first = torch.linalg.solve_triangular(root, vh[: layer.rank].mT, upper=True).mT
-    found = [first, u[:, : layer.rank] * s[: layer.rank]]
-    before, after = (
-        float(((rest @ moment) * rest).sum()) / whole for rest in (two @ one - target for one, two in (factors, found))
-    )
-    return (balanced(found), [before, after]) if after < before else (balanced(factors), [before])
+def _best_of_rank(kernel: Kernel, factors: list[Tensor], problem: Quadratic) -> tuple[list[Tensor], list[float]]:
+    """As `fit_factors`, by Eckart and Young, of a matrix in coordinates in which its error is the Frobenius norm."""
+    rank = len(factors[0])
+    u, s, vh = torch.linalg.svd(problem.target[0], full_matrices=False)
+    found = [vh[:rank], u[:, :rank] * s[:rank]]
+    before, after = (problem.look(kernel(*made))[0] for made in (factors, found))
+    return (found, [before, after]) if after < before else (factors, [before])
 
 
 def _levenberg_marquardt(
     kernel: Kernel,
     factors: Sequence[Tensor],
-    target: Tensor,
-    moment: Tensor,
+    problem: Quadratic,
     steps: int,
     products: int,
     tol: float,
@@ -108,23 +101,20 @@ def _levenberg_marquardt(
 ) -> tuple[list[Tensor], list[float]]:
     """As `fit_factors`. The damping of a factor is relative to what the normal matrix has on its diagonal there."""
     factors = balanced(factors)
-    whole = float(((target @ moment) * target).sum()) or 1.0
 
     def look(at: Sequence[Tensor]) -> tuple[float, Tensor, Pull]:
         pull = Pull(kernel, at)
-        rest = pull.kernel - target
-        weighed = rest @ moment
-        return float((rest * weighed).sum()) / whole, weighed, pull
+        return *problem.look(pull.kernel), pull
 
     error, weighed, pull = look(factors)
     errors, damping = [error], 1e-3
     for _ in range(steps):
-        scales = _scales(kernel, factors, moment)
+        scales = _scales(kernel, factors, problem)
         downhill = [-part for part in pull(weighed)]
         for _ in range(5):
             added = [damping * scale for scale in scales]
             solve = _scaled([1 / (s * (1 + damping)) for s in scales]) if blocks is None else blocks.at(factors, added)
-            normal = _Normal(kernel, factors, moment, pull, added)
+            normal = _Normal(kernel, factors, problem, pull, added)
             step = _conjugate_gradients(normal, downhill, solve, products)
             moved = [factor + part for factor, part in zip(factors, step, strict=True)]
             trial = look(moved)
@@ -143,17 +133,11 @@ def _levenberg_marquardt(
 
 
 def _alternate(
-    kernel: Kernel, factors: Sequence[Tensor], target: Tensor, moment: Tensor, steps: int, products: int, tol: float
+    kernel: Kernel, factors: Sequence[Tensor], problem: Quadratic, steps: int, products: int, tol: float
 ) -> tuple[list[Tensor], list[float]]:
     """As `fit_factors`, one factor at a time from where it is, so that no sweep makes the error larger."""
-    whole = float(((target @ moment) * target).sum()) or 1.0
-
-    def look(made: Tensor) -> tuple[float, Tensor]:
-        weighed = (made - target) @ moment
-        return float(((made - target) * weighed).sum()) / whole, weighed
-
     factors = balanced(factors)
-    errors = [look(kernel(*factors))[0]]
+    errors = [problem.look(kernel(*factors))[0]]
     for _ in range(steps):
         for k in range(len(factors)):
             before, behind = factors[:k], factors[k + 1 :]
@@ -162,12 +146,12 @@ def _alternate(
                 return kernel(*before, part, *behind)
 
             pull = Pull(one, [factors[k]])
-            normal = _Normal(one, [factors[k]], moment, pull, [0.0])
-            downhill = [-part for part in pull(look(pull.kernel)[1])]
+            normal = _Normal(one, [factors[k]], problem, pull, [0.0])
+            downhill = [-part for part in pull(problem.look(pull.kernel)[1])]
             (step,) = _conjugate_gradients(normal, downhill, list, products, tol=1e-6)
             factors = [*before, factors[k] + step, *behind]
         factors = balanced(factors)
-        errors.append(look(kernel(*factors))[0])
+        errors.append(problem.look(kernel(*factors))[0])
         if errors[-2] - errors[-1] < tol * errors[-2]:
             break
     return list(factors), errors
@@ -187,15 +171,15 @@ class Pull:
 
 
 class _Normal:
-    """A direction multiplied by J^T moment J + damping."""
+    """A direction multiplied by J^T H J + damping, H the Hessian of a problem."""
 
     def __init__(
-        self, kernel: Kernel, factors: Sequence[Tensor], moment: Tensor, pull: Pull, damping: list[float]
+        self, kernel: Kernel, factors: Sequence[Tensor], problem: Quadratic, pull: Pull, damping: list[float]
     ) -> None:
-        self.kernel, self.factors, self.moment, self.pull, self.damping = kernel, factors, moment, pull, damping
+        self.kernel, self.factors, self.problem, self.pull, self.damping = kernel, factors, problem, pull, damping
 
     def __call__(self, direction: Sequence[Tensor]) -> list[Tensor]:
-        image = self.pull(tangent(self.kernel, self.factors, direction) @ self.moment)
+        image = self.pull(self.problem.weigh(tangent(self.kernel, self.factors, direction)))
         return [part + d * v for part, d, v in zip(image, self.damping, direction, strict=True)]
 
 
@@ -240,13 +224,13 @@ def _scaled(scales: Sequence[float]) -> Solve:
     return lambda parts: [scale * part for scale, part in zip(scales, parts, strict=True)]
 
 
-def _scales(kernel: Kernel, factors: Sequence[Tensor], moment: Tensor) -> list[float]:
+def _scales(kernel: Kernel, factors: Sequence[Tensor], problem: Quadratic) -> list[float]:
     """About the mean diagonal entry of the normal matrix in each factor: one random direction tells."""
     scales = []
     for k, factor in enumerate(factors):
         drawn = torch.randn(factor.shape, generator=torch.Generator().manual_seed(k), dtype=torch.float64)
         image = kernel(*factors[:k], drawn.to(factor), *factors[k + 1 :])
-        scales.append(max(float(((image @ moment) * image).sum()) / factor.numel(), 1e-300))
+        scales.append(max(problem.square(image) / factor.numel(), 1e-300))
     return scales
 
 
@@ -267,23 +251,3 @@ def _kernel_of(layer: layers.Factorized) -> Kernel:
         return by_group
 
     return kernel
-
-
-def _root(layer: layers.Factorized, moment: Tensor) -> Tensor | None:
-    """A root of the input channels' moment, summed over the window's pixels; None for digits and groups."""
-    if layer.in_digits or len(moment) > 1:
-        return None
-    weight: Any = layer.weight
-    channels = weight.shape[1]
-    split = moment[0].reshape(channels, moment.shape[-1] // channels, channels, -1)
-    return layers.Metric(inputs=torch.einsum("akbk->ab", split)).roots()["in"]
-
-
-def _turned(target: Tensor, moment: Tensor, inverse: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
-    """Target and moment of the inputs root^-T x: the target times root^T, the moment between root^-T and root^-1."""
-    channels, size = len(root), moment.shape[-1]
-    pixels = size // channels
-    turned = torch.einsum("tsk,rs->trk", target[0].reshape(-1, channels, pixels), root)
-    half = torch.einsum("ar,akm->rkm", inverse, moment[0].reshape(channels, pixels, size))
-    both = torch.einsum("nbl,bs->nsl", half.reshape(size, channels, pixels), inverse)
-    return turned.reshape(1, -1, size), both.reshape(1, size, size)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tnlib import layers
+from tnlib.compress.quadratic import damped
 from tnlib.layers.geometry import Geometry
 from tnlib.layers.stages import groups_of
 
@@ -65,19 +66,17 @@ class Moment:
 
     def damped(self, ridge: float) -> Tensor:
         """The mean over all vectors, (groups, S window, S window), plus a ridge relative to its mean diagonal entry."""
-        mean = self.total / max(1, self.vectors)
-        added = ridge * mean.diagonal(dim1=1, dim2=2).mean(1) + 1e-300
-        return mean + torch.diag_embed(added[:, None].expand(mean.shape[:2]))
+        return damped(self.total / max(1, self.vectors), ridge)
 
-    def metric(self, ridge: float) -> layers.Metric | None:
-        """The moment of the input channels, the mean over the window's pixels; None with several groups, of a table."""
+    def metric(self, ridge: float, outputs: Tensor | None = None) -> layers.Metric | None:
+        """The moment of the input channels, the mean over the window's pixels; None with several groups, of a table.
+
+        `outputs`: how much squared errors of the outputs count, (groups, outputs, outputs).
+        """
         if self.total.ndim == 1 or self.groups > 1:
             return None
         weight: Any = self.layer.weight
         channels, pixels = weight.shape[1], math.prod(weight.shape[2:])
         split = self.total[0].reshape(channels, pixels, channels, pixels)
         mean = torch.einsum("akbk->ab", split) / (pixels * max(1, self.vectors))
-        damped = mean + (ridge * mean.diagonal().mean() + 1e-300) * torch.eye(
-            channels, dtype=mean.dtype, device=mean.device
-        )
-        return layers.Metric(inputs=damped)
+        return layers.Metric(inputs=damped(mean[None], ridge)[0], outputs=None if outputs is None else outputs[0])

@@ -14,6 +14,7 @@ from tnlib import layers, measure
 from tnlib.compress.fitting import fit_factors
 from tnlib.compress.inputs import Call
 from tnlib.compress.moments import Moment
+from tnlib.compress.quadratic import evened
 from tnlib.compress.survey import Place
 
 
@@ -26,7 +27,7 @@ class Norm:
         ridge: added to the moment where the weight is factored in its norm, relative to its mean diagonal entry.
         outputs: (groups, outputs, outputs), how much squared errors of the outputs count, and the loss is absolute;
             None: all alike, and it is relative to what the weight makes of the inputs.
-        fits: whether factors are fitted in the norm of the moment after a decomposition.
+        fits: whether factors are fitted in this norm after a decomposition.
     """
 
     moment: Moment | None = None
@@ -37,17 +38,19 @@ class Norm:
     @property
     def metric(self) -> layers.Metric | None:
         """The norm of channels in which weights are factored; None for the weight's own."""
-        return None if self.moment is None else self.moment.metric(self.ridge)
+        return None if self.moment is None else self.moment.metric(self.ridge, evened(self.outputs))
 
     def fitted(self, small: Any, layer: Any, effort: tuple[int, int]) -> Any:
-        """What stands for a layer, its factors fitted in the norm of the moment; itself where `fits` is false.
+        """What stands for a layer, its factors fitted in this norm, both ridges added; itself where `fits` is false.
 
         `effort`: steps of `fit_factors`, and products in each.
         """
         if self.moment is None or not self.fits or self.moment.total.ndim == 1:
             return small
         target = layer.weight.detach().double().unflatten(0, (self.moment.groups, -1)).flatten(2)
-        factors, errors = fit_factors(small, target, self.moment.damped(self.ridge), *effort)
+        factors, errors = fit_factors(
+            small, target, self.moment.damped(self.ridge), *effort, outputs=evened(self.outputs)
+        )
         return type(small).from_factors(factors, like=layer) if len(errors) > 1 else small
 
     def loss(self, weight: Tensor, approximation: Tensor) -> float:

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from tnlib import layers
 from tnlib.compress.fitting import STEPS, fit_factors
 from tnlib.compress.moments import Moment
+from tnlib.compress.quadratic import damped, evened
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # added to the moment of the inputs, relative to its mean diagonal entry
 USUAL = 1e-3  # where the samples cannot choose
@@ -34,6 +36,16 @@ class _Sums:
             self.x += vectors.sum(2)
         self.cross += torch.bmm(outputs, vectors.mT)
         self.y += outputs.sum(2)
+
+    def add_outputs(self, x: Tensor, y: Tensor) -> None:
+        """Of a convolution: outputs alone, as a batch; y x^T is the gradient of its weight, which needs no patches."""
+        layer: Any = self.moment.layer
+        with torch.enable_grad():
+            weight = layer.weight.detach().requires_grad_()
+            made = functional_call(layer, {"weight": weight}, (x,))
+            (gradient,) = torch.autograd.grad(made, weight, y)
+        self.cross += gradient.unflatten(0, (len(self.cross), -1)).flatten(2)
+        self.y += y.transpose(0, 1).flatten(1).sum(1).unflatten(0, (len(self.y), -1))
 
     def __add__(self, other: _Sums) -> _Sums:
         both = _Sums(self.moment.layer)
@@ -73,6 +85,12 @@ class Regression:
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Take in one batch of inputs and wanted outputs; the first half of its samples apart from the second."""
+        if self.known and not isinstance(self.layer, nn.Linear) and x.element_size() >= 4:
+            x, y = (one if one.ndim == self.layer.weight.ndim else one[None] for one in (x, y))
+            for half, part in zip(self.halves, (slice(len(x) // 2), slice(len(x) // 2, None)), strict=True):
+                if len(x[part]):
+                    half.add_outputs(x[part], y[part])
+            return
         vectors = self.halves[0].moment.vectors_of(x)
         if isinstance(self.layer, nn.Linear):
             channels = y.movedim(-1, 0)
@@ -101,8 +119,8 @@ class Regression:
         moment, cross = (self.halves[0] + self.halves[1]).normal(shift)
         if ridge is None:
             return weight, _positive(moment, USUAL)[0]
-        damped, root = _positive(moment, ridge)
-        return weight + torch.cholesky_solve((cross - weight @ moment).mT, root).mT, damped
+        raised, root = _positive(moment, ridge)
+        return weight + torch.cholesky_solve((cross - weight @ moment).mT, root).mT, raised
 
     def _ridge(self, weight: Tensor, shift: bool) -> float | None:
         """By cross-validation; None where the given weight predicts better than any step from it."""
@@ -124,24 +142,19 @@ class Regression:
         return (self.halves[0] + self.halves[1]).means()
 
 
-def _damped(moment: Tensor, ridge: float) -> Tensor:
-    added = ridge * moment.diagonal(dim1=1, dim2=2).mean(1) + 1e-300
-    return moment + torch.diag_embed(added[:, None].expand(moment.shape[:2]))
-
-
 def _positive(moment: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     """A moment with a ridge, and its Cholesky factor; eigenvalues are raised where rounding has left negative ones.
 
     Sums are of single precision, and centred ones may be small beside them: inputs that hardly vary show it.
     """
-    damped = _damped(moment, ridge)
-    root, failed = torch.linalg.cholesky_ex(damped)
+    raised = damped(moment, ridge)
+    root, failed = torch.linalg.cholesky_ex(raised)
     if failed.any():
         values, vectors = torch.linalg.eigh(moment)
         least = ridge * values.abs().amax(1, keepdim=True) + 1e-300
-        damped = (vectors * torch.maximum(values, least)[:, None]) @ vectors.mT
-        root = torch.linalg.cholesky(damped)
-    return damped, root
+        raised = (vectors * torch.maximum(values, least)[:, None]) @ vectors.mT
+        root = torch.linalg.cholesky(raised)
+    return raised, root
 
 
 @torch.no_grad()
@@ -152,12 +165,13 @@ def refit(
     shift: bool,
     *,
     sums: Regression | None = None,
+    outputs: Tensor | None = None,
     steps: int = STEPS,
 ) -> None:
     """Fit a layer of a compressed network, in place, to the outputs that are wanted of it.
 
-    A dense one becomes the least-squares solution, a factorized one is fitted to that in the norm of its inputs, from
-    its factors on. A bias makes the mean output what is wanted.
+    A dense one becomes the least-squares solution, a factorized one is fitted to that in the norm of its inputs and
+    outputs, from its factors on. A bias makes the mean output what is wanted.
 
     Args:
         layer: the original one.
@@ -165,6 +179,7 @@ def refit(
         pairs: batches of inputs of `made` and of outputs that are wanted.
         shift: whether something behind the layer makes up for a shift of its outputs.
         sums: those of the layer, where the same inputs have been looked at before.
+        outputs: how much squared errors of its outputs count, (groups, outputs, outputs); None: all alike.
         steps: at most so many, of `fit_factors`.
     """
     sums = Regression(layer) if sums is None else sums
@@ -172,7 +187,8 @@ def refit(
         sums.add(x, y)
     target, moment = sums.solve(shift or layer.bias is not None)
     if isinstance(made, layers.Factorized):
-        for parameter, factor in zip(made.factors(), fit_factors(made, target, moment, steps)[0], strict=True):
+        factors, _ = fit_factors(made, target, moment, steps, outputs=evened(outputs))
+        for parameter, factor in zip(made.factors(), factors, strict=True):
             parameter.copy_(factor)
         kernel = made.dense_weight()
     else:

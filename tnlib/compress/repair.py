@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from tnlib import measure
-from tnlib.compress.inputs import calls
+from tnlib import layers, measure
+from tnlib.compress.curvature import NoGradientError, counted_outputs
+from tnlib.compress.inputs import Call, calls
 from tnlib.compress.sequence import BATCHNORM, Walk, traced
 from tnlib.compress.stepwise import fit_stepwise
 from tnlib.compress.survey import opened
+
+ROUNDS = 3  # in which what is wanted in front of a ReLU is drawn anew
 
 
 @torch.no_grad()
@@ -24,18 +27,21 @@ def repair(
     *,
     fit: bool = True,
     skip: Collection[str] = (),
-    rounds: int = 0,
+    rounds: int = ROUNDS,
+    metric: Literal["input", "exact"] = "exact",
 ) -> nn.Module:
-    """A new model: `small`, its layers fitted to what the original computes; no labels, no gradients, no rank changes.
+    """A new model: `small`, its layers fitted to what the original computes; no labels, no training, no rank changes.
 
     From the input to the output, each linear layer and convolution, factorized or not, is fitted on the inputs that the
-    layers before it now give: the kernel by least squares, then its factors in the norm of these inputs. Before a sum
-    with a shortcut the layer makes up for the shortcut's error, too. Biases and BatchNorm's means follow. Layers that
-    are called twice, share a parameter, or have more than 6,000 inputs stay as they are, as embeddings do.
+    layers before it now give: the kernel by least squares, then its factors in the norm of these inputs, and of outputs
+    by what their errors do to the original network's. Before a sum with a shortcut the layer makes up for the
+    shortcut's error, too; in front of a ReLU it may give any negative number where the original is cut off. Biases and
+    BatchNorm's means follow. Layers that are called twice, share a parameter, or have more than 6,000 inputs stay as
+    they are, as embeddings do.
 
-    Costs: one call of each network on all inputs, whose values at the widest place are kept in memory, of both; and per
-    layer a moment with the square of its inputs. A network that `torch.fx` cannot trace takes as many calls as it has
-    layers.
+    Costs: one call of each network on all inputs, whose values at the widest place are kept in memory, of both, and one
+    backward pass of the original; and per layer a moment with the square of its inputs. A network that `torch.fx`
+    cannot trace takes as many calls as it has layers.
 
     Args:
         small: the compressed network, from `Plan.apply`; it is untouched.
@@ -44,15 +50,20 @@ def repair(
             themselves: a kernel has as many unknowns as inputs times window.
         fit: without, no weight changes, and BatchNorm statistics alone are estimated anew.
         skip: qualified names of modules that are to stay as they are, with all that they contain.
-        rounds: how often what is wanted of a layer in front of a ReLU is drawn anew: where the original is cut off, the
-            layer may give any negative number (`rectified`). With three a repair takes two to three times as long.
-            0: what the original gives. Only where `torch.fx` traces.
+        rounds: how often what is wanted of a layer in front of a ReLU is drawn anew (`rectified`); 0: what the original
+            gives there. With three a repair takes two to three times as long. Only where `torch.fx` traces.
+        metric: how much errors of a layer's outputs count: `input` all alike, `exact` by what they do to the outputs of
+            the original, to first order, as the metric of that name has it; of a model that returns no tensor that
+            depends on its layers all alike, too.
 
     Raises:
-        ValueError: inputs that are empty; networks of other layers; negative rounds. TypeError: inputs of another kind.
+        ValueError: inputs that are empty; networks of other layers; negative rounds; an unknown metric.
+        TypeError: inputs of another kind.
     """
     if rounds < 0:
         raise ValueError(f"rounds: {rounds} is negative")
+    if metric not in ("input", "exact"):
+        raise ValueError(f"unknown metric {metric!r}; expected input or exact")
     repaired, model = copy.deepcopy(small), opened(model)
     if not fit:
         reestimate_batchnorm(repaired, inputs)
@@ -60,12 +71,25 @@ def repair(
     _require_same(repaired, model)
     every = list(calls(model, inputs))
     with measure.evaluating(model), measure.evaluating(repaired), measure.without_fast_path():
+        outputs = _counted(repaired, model, every) if metric == "exact" else {}
         found = traced(repaired, model, every)
         if found is None:
-            fit_stepwise(repaired, model, every, skip)
+            fit_stepwise(repaired, model, every, skip, outputs)
         else:
-            Walk(*found, repaired, model, skip, rounds).run()
+            Walk(*found, repaired, model, skip, rounds, outputs).run()
     return repaired
+
+
+def _counted(small: nn.Module, model: nn.Module, every: Sequence[Call]) -> dict[str, Tensor]:
+    """How much errors of the outputs of layers that are factorized count; of none where the model does not tell."""
+    made = {name for name, module in small.named_modules() if isinstance(module, layers.Factorized)}
+    named = {name: layer for name, layer in model.named_modules() if name in made}
+    if not named:
+        return {}
+    try:
+        return counted_outputs(model, named, every)
+    except NoGradientError:
+        return {}
 
 
 def _require_same(small: nn.Module, model: nn.Module) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -129,12 +129,13 @@ class Walk:
         model: nn.Module,
         skip: Collection[str] = (),
         rounds: int = 0,
+        outputs: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.graph, self.networks, self.bound = graph, (model, small), bound
         self.values: dict[fx.Node, tuple[list[Any], list[Any]]] = {}
         called = Counter(node.target for node in graph.nodes if node.op == "call_module")
         self.once = {name for name, times in called.items() if times == 1}
-        self.shared, self.skip, self.rounds = shared_parameters(model), skip, rounds
+        self.shared, self.skip, self.rounds, self.outputs = shared_parameters(model), skip, rounds, outputs or {}
         self.fitted: set[fx.Node] = set()
         self.wanted: dict[fx.Node, list[Tensor]] = {}  # what a layer in front of a BatchNorm was last fitted to
 
@@ -190,13 +191,14 @@ class Walk:
         (source,) = node.all_input_nodes
         x, wanted = self.values[source][1], self._with_shortcut(node, norm, original)
         seen, before = Regression(layer), self._in_front_of_relu(node, norm, original)
-        refit(layer, made, zip(x, wanted, strict=True), shift=norm is not None, sums=seen)
+        how: dict[str, Any] = {"shift": norm is not None, "sums": seen, "outputs": self.outputs.get(str(node.target))}
+        refit(layer, made, zip(x, wanted, strict=True), **how)
         for _ in range(self.rounds):
             if before is None:
                 break
             wanted = self._rectified(node, norm, before, wanted)
             seen.want_anew()
-            refit(layer, made, zip(x, wanted, strict=True), shift=norm is not None, sums=seen, steps=LATER)
+            refit(layer, made, zip(x, wanted, strict=True), **how, steps=LATER)
         if norm is not None and self.rounds:
             self.wanted[node] = wanted
         self.fitted.add(node)

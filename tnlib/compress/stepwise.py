@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -20,7 +20,13 @@ class _ReachedError(Exception):
     """A call has come as far as it is looked at."""
 
 
-def fit_stepwise(small: nn.Module, model: nn.Module, calls: Sequence[Call], skip: Collection[str] = ()) -> None:
+def fit_stepwise(
+    small: nn.Module,
+    model: nn.Module,
+    calls: Sequence[Call],
+    skip: Collection[str] = (),
+    outputs: Mapping[str, Tensor] | None = None,
+) -> None:
     """As `sequence.Walk`, without its care for shortcuts; it takes half a call of both networks for each layer."""
     shared, stops = shared_parameters(model), _order(small, model, calls[0])
     fitted: set[str] = set()
@@ -31,7 +37,7 @@ def fit_stepwise(small: nn.Module, model: nn.Module, calls: Sequence[Call], skip
             shift_batchnorm(made, [x for x, _ in pairs], [x for _, x in pairs], fitted=source in fitted)
         elif may_be_fitted(layer, made, shared) and not inside(name, skip):
             behind = [norm for norm, before in stops if before == name]
-            refit(layer, made, _pairs(small, model, name, calls), shift=bool(behind))
+            refit(layer, made, _pairs(small, model, name, calls), shift=bool(behind), outputs=(outputs or {}).get(name))
             fitted.add(name)
 
 

@@ -20,7 +20,8 @@ metric: str = "exact"  # "weight", "input" or "exact": how a layer's loss is pre
 pictures: str = "training"  # "training", "blurred", "noise" or "digits"
 budgets: list[float] = [0.5]  # shares of the multiplications that are left, in (0, 1)
 inputs: int = 100  # at least 1; images, without labels, for the metric and for the repair
-rounds: int = 0  # at least 0; how often what is wanted of a layer in front of a ReLU is drawn anew
+rounds: int = 3  # at least 0; how often what is wanted of a layer in front of a ReLU is drawn anew
+counted: str = "exact"  # "input" or "exact": how much errors of a layer's outputs count in the fit in sequence
 seed: int = 0  # decides which images these are
 
 # %%
@@ -107,7 +108,7 @@ def row_of(share):
     row |= measured(small, "raw")
     row |= measured(compress.repair(small, model, looked_at, fit=False), "batchnorm")
     started = time.perf_counter()
-    fitted = compress.repair(small, model, looked_at, rounds=rounds)
+    fitted = compress.repair(small, model, looked_at, rounds=rounds, metric=counted)
     return row | {"repair_seconds": time.perf_counter() - started} | measured(fitted, "sequence")
 
 
@@ -121,7 +122,8 @@ for share in budgets:
 
 # %%
 told = {"profile": profile, "network": network, "weights": weights, "formats": formats, "choice": choice}
-told |= {"metric": metric, "pictures": pictures, "budgets": budgets, "inputs": inputs, "rounds": rounds}
+told |= {"metric": metric, "pictures": pictures, "budgets": budgets, "inputs": inputs}
+told |= {"rounds": rounds, "counted": counted}
 metrics = {"rows": rows, "test_images": len(test), "curves_seconds": curves_seconds}
 metrics |= {key: of_dense[key] for key in ("original_accuracy", "original_right")}
 metrics["original"] = {kind: getattr(dense, kind) for kind in ("macs", "params")}
