@@ -79,7 +79,7 @@ def test_with_the_blocks_as_many_products_go_further(format):
     moment = torch.kron(definite(12, 1), torch.kron(smooth, smooth))[None]
     target = layer.weight.detach().flatten(1)[None]
     start = layers.factorize(layer, format, 9)
-    _, with_blocks = fit_factors(start, target, moment, tol=1e-6)
+    _, with_blocks = fit_factors(start, target, moment, products=25, tol=1e-6)
     _, without = fit_factors(start, target, moment, tol=1e-6, preconditioned=False)
     assert with_blocks[0] == without[0]
     assert with_blocks[-1] < without[-1]

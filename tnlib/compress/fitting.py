@@ -14,7 +14,8 @@ from tnlib.compress.preconditioner import CPBlocks, Solve
 from tnlib.compress.quadratic import Coordinates, Quadratic
 from tnlib.layers.stages import balanced, groups_of
 
-STEPS, PRODUCTS = 15, 25  # of Levenberg-Marquardt, and of conjugate gradients in each of them
+STEPS = 15  # of Levenberg-Marquardt
+PRODUCTS = (25, 10)  # of conjugate gradients in each of them: plain, and preconditioned
 QUICK = (3, 12)  # likewise, for each candidate of a curve
 TOLERANCE = 1e-3  # a step that gains less, relative to the error, is the last
 Kernel = Callable[..., Tensor]
@@ -25,7 +26,7 @@ def fit_factors(
     target: Tensor,
     moment: Tensor,
     steps: int = STEPS,
-    products: int = PRODUCTS,
+    products: int | None = None,
     *,
     outputs: Tensor | None = None,
     method: Literal["nls", "als"] = "nls",
@@ -47,7 +48,7 @@ def fit_factors(
         target: (groups, outputs, inputs window).
         moment: of the inputs, symmetric positive definite, (groups, inputs window, inputs window).
         steps: at most so many, with `als` sweeps over all factors.
-        products: with the normal matrix in one step, or for one factor, at most.
+        products: with the normal matrix in one step, or for one factor, at most; by default 25, preconditioned 10.
         outputs: how much squared errors of the outputs count, symmetric positive definite, (groups, outputs, outputs);
             None: all alike.
         method: `nls`, all factors at once, or `als`, alternating least squares.
@@ -68,16 +69,16 @@ def fit_factors(
     coordinates = Coordinates(layer, given)
     problem, factors = coordinates.turned(given), coordinates.to([f.detach().double() for f in layer.factors()])
     with torch.no_grad():
-        kernel = _kernel_of(layer)
+        kernel, plain = _kernel_of(layer), PRODUCTS[0] if products is None else products
         if method == "als":
-            factors, errors = _alternate(kernel, factors, problem, steps, products, tol)
+            factors, errors = _alternate(kernel, factors, problem, steps, plain, tol)
         elif isinstance(layer, layers.SVDLinear):
             factors, errors = _best_of_rank(kernel, factors, problem)
         else:
-            blocks = None
+            blocks, number = None, plain
             if preconditioned and isinstance(layer, layers.CPConv) and groups_of(layer) == 1:
-                blocks = CPBlocks(layer, problem.moment)
-            factors, errors = _levenberg_marquardt(kernel, factors, problem, steps, products, tol, blocks)
+                blocks, number = CPBlocks(layer, problem.moment), PRODUCTS[1] if products is None else products
+            factors, errors = _levenberg_marquardt(kernel, factors, problem, steps, number, tol, blocks)
     return balanced(coordinates.back(factors)), errors
 
 

@@ -40,10 +40,10 @@ class Norm:
         """The norm of channels in which weights are factored; None for the weight's own."""
         return None if self.moment is None else self.moment.metric(self.ridge, evened(self.outputs))
 
-    def fitted(self, small: Any, layer: Any, effort: tuple[int, int]) -> Any:
+    def fitted(self, small: Any, layer: Any, effort: tuple[int, int | None]) -> Any:
         """What stands for a layer, its factors fitted in this norm, both ridges added; itself where `fits` is false.
 
-        `effort`: steps of `fit_factors`, and products in each.
+        `effort`: steps of `fit_factors`, and products in each, None: by default.
         """
         if self.moment is None or not self.fits or self.moment.total.ndim == 1:
             return small

@@ -16,7 +16,7 @@ from tnlib import layers
 from tnlib.compress.allocate import allocate
 from tnlib.compress.budget import Budget
 from tnlib.compress.curves import FITTED, Candidate, Curves
-from tnlib.compress.fitting import PRODUCTS, STEPS
+from tnlib.compress.fitting import STEPS
 from tnlib.compress.inputs import calls
 from tnlib.compress.metrics import metric_of
 from tnlib.compress.norms import Norm
@@ -145,7 +145,7 @@ class Plan:
         if not layers.format_class(layer, chosen.format).in_digits and norm.metric is not None:
             options["metric"] = norm.metric
         made: nn.Module = norm.fitted(
-            layers.factorize(layer, chosen.format, chosen.rank, **options), layer, (STEPS, PRODUCTS)
+            layers.factorize(layer, chosen.format, chosen.rank, **options), layer, (STEPS, None)
         )
         return made
 
