@@ -205,7 +205,8 @@ RERUNS = [
     ),
     (
         "experiments/ablate_scheme",
-        {"formats": ["spatial_svd"], "choice": "uniform", "metric": "input", "pictures": "noise", "inputs": 30},
+        {"formats": ["spatial_svd"], "choice": "uniform", "metric": "input", "pictures": "noise", "inputs": 30}
+        | {"rounds": 0, "counted": "input"},
     ),
     (
         "experiments/ablate_scheme",

@@ -169,19 +169,19 @@ def scheme() -> str:
     if not frame.empty:
         told = frame["parameters.formats"].map(" ".join) + frame["parameters.metric"] + frame["parameters.choice"]
         usual = told.eq("spatial_svd cp3exactallocated") & frame["parameters.pictures"].eq("training")
-        asked = frame.get("parameters.rounds", pd.Series(0, frame.index)).fillna(0)  # older records have none
-        frame = frame[usual & frame["parameters.inputs"].eq(1000)].assign(rounds=asked)
+        usual &= frame["parameters.rounds"].eq(3) & frame["parameters.counted"].eq("exact")
+        frame = frame[usual & frame["parameters.inputs"].eq(1000)]
     if frame.empty:
         return "No run is on record yet."
     rows = []
-    for (network, weights, rounds), group in frame.groupby(["parameters.network", "parameters.weights", "rounds"]):
+    for (network, weights), group in frame.groupby(["parameters.network", "parameters.weights"]):
         points = pd.DataFrame([row for found in group["metrics.rows"] for row in found if row["reason"] is None])
         for budget, same in sorted(points.groupby("budget"), reverse=True):
-            cells = [f"`{network}`, {weights}", f"{rounds:.0f}", f"{budget:g}", f"{same['macs'].mean():.1%}"]
+            cells = [f"`{network}`, {weights}", f"{budget:g}", f"{same['macs'].mean():.1%}"]
             cells += [_spread(group["metrics.original_accuracy"])]
             cells += [_spread(same[f"{stage}_accuracy"]) for stage in ("raw", "batchnorm", "sequence")]
             rows.append([*cells, str(len(same))])
-    head = ["network", "rounds", "budget", "MACs left", "original", "factored", "and BatchNorm", "in sequence", "draws"]
+    head = ["network", "budget", "MACs left", "original", "factored", "and BatchNorm", "in sequence", "draws"]
     images = f"Accuracy on {frame['metrics.test_images'].iloc[0]} test images."
     return f"{table(head, rows)}\n\n{images} Records: sweep `scheme_study`."
 
