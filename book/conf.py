@@ -63,6 +63,7 @@ html_theme = "furo"
 html_title = project
 html_static_path = [str(HERE / "static")]
 html_css_files = ["book.css"]
+html_js_files = [("explorer.js", {"defer": "defer"})]
 html_copy_source = False
 html_show_search_summary = False  # summaries are fetched, which browsers refuse to pages opened from a disk
 html_theme_options = {"navigation_with_keys": True}

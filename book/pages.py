@@ -10,6 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import click
+import explorer
 import nbformat
 import pandas as pd
 
@@ -79,6 +80,7 @@ def written() -> dict[str, str]:
     pages["index.md"] = _index(readme)
     pages["notebooks/solutions/index.md"] = _solutions()
     pages["works.md"] = _works()
+    pages["explorer.md"] = explorer.page()
     pages["commands.md"] = _commands()
     pages["api/index.md"] = "# The package `tnlib`\n\n" + _toctree([f"{part} <{part}>" for part in PARTS])
     return pages | {f"api/{part}.md": _part(part) for part in PARTS}
@@ -106,7 +108,7 @@ def _index(readme: dict[str, str]) -> str:
     head = ["| | lesson, what you'll learn, what you need first | minutes | hours so far | difficulty |"]
     table = "\n".join([*head, "| --- | --- | --- | --- | --- |", *rows])
     names = ["notebooks/README", *(f"{name} <notebooks/{stem}>" for stem, name in short_names().items())]
-    answers = ["notebooks/solutions/index", "notebooks/experiments/README", "notebooks/sweeps/README"]
+    answers = ["explorer", "notebooks/solutions/index", "notebooks/experiments/README", "notebooks/sweeps/README"]
     trees = [
         _toctree(names, "Lessons", hidden=True),
         _toctree(answers, "Beside the lessons", hidden=True),
@@ -118,7 +120,8 @@ def _index(readme: dict[str, str]) -> str:
             readme[""],
             "## The path of lessons",
             "A week, a month, and what can wait: [the map](notebooks/README.md). "
-            "Stuck? [Worked solutions](notebooks/solutions/index.md). A word: [the glossary](notebooks/GLOSSARY.md).\n",
+            "Stuck? [Worked solutions](notebooks/solutions/index.md). "
+            "Look before you read: [the explorer](explorer.md). A word: [the glossary](notebooks/GLOSSARY.md).\n",
             table,
             "\n## Run this: two commands",
             readme["Two commands"].partition("\n")[2],

@@ -212,6 +212,8 @@ RERUNS = [
         "experiments/ablate_scheme",
         {"formats": ["spatial_svd"], "metric": "weight", "pictures": "digits", "budgets": [0.8, 0.001], "seed": 1},
     ),
+    ("experiments/price_layers", {"network": "mlp1024-mnist", "formats": ["svd", "tt"], "points": 5, "inputs": 20}),
+    ("experiments/price_layers", {"formats": ["tucker2"], "points": 3, "seed": 1}),
     ("experiments/compress_network", {"choice": "uniform", "budget": 0.7, "metric": "input", "inputs": 32, "seed": 1}),
     (
         "experiments/compress_network",
@@ -272,7 +274,7 @@ def test_rerun_with_other_parameters(name, parameters, tmp_path, monkeypatch):
     asserts |= {"experiments/quantize_network": quantized, "experiments/compare_peers": peers}
     asserts |= {"experiments/tune_compressed": tuned, "experiments/compare_fits": fits}
     asserts |= {"experiments/replace_vgg_fc6": vgg, "experiments/ablate_scheme": ablated}
-    asserts |= {"experiments/compress_sentences": embedded}
+    asserts |= {"experiments/compress_sentences": embedded, "experiments/price_layers": priced}
     if name == "13_compare_representations" and "network" not in parameters:
         rebuilt_from_records(path, run.output)
     if name in asserts:
@@ -533,6 +535,17 @@ def ablated(metrics, parameters):
             assert share_right(row[f"{stage}_right"], metrics) == pytest.approx(row[f"{stage}_accuracy"])
             assert row[f"{stage}_error"] > 0
             assert 0.1 < row[f"{stage}_accuracy"] <= metrics["original_accuracy"] + 0.02
+
+
+def priced(metrics, parameters):
+    curves, dense = {}, {layer: costs for layer, *costs in metrics["dense"]}
+    for layer, norm, format, _, params, macs, loss in metrics["rows"]:
+        assert format in parameters["formats"]
+        assert params < dense[layer][0] or macs < dense[layer][1]
+        curves.setdefault((layer, norm, format), []).append(loss)
+    assert {norm for _, norm, _ in curves} == {"weight", "input", "exact"}
+    assert all(losses == sorted(losses) and len(losses) <= parameters["points"] for losses in curves.values())
+    assert max(len(losses) for losses in curves.values()) == parameters["points"]
 
 
 def embedded(metrics, parameters):

@@ -166,12 +166,12 @@ def compressed() -> str:
 def scheme() -> str:
     """The scheme of notebook 14 on its networks, without labels or training: before, as factored, and in sequence."""
     frame = _full_size("ablate-scheme")
-    if not frame.empty:
+    if "parameters.counted" in frame:
         told = frame["parameters.formats"].map(" ".join) + frame["parameters.metric"] + frame["parameters.choice"]
         usual = told.eq("spatial_svd cp3exactallocated") & frame["parameters.pictures"].eq("training")
         usual &= frame["parameters.rounds"].eq(3) & frame["parameters.counted"].eq("exact")
         frame = frame[usual & frame["parameters.inputs"].eq(1000)]
-    if frame.empty:
+    if frame.empty or "parameters.counted" not in frame:
         return "No run is on record yet."
     rows = []
     for (network, weights), group in frame.groupby(["parameters.network", "parameters.weights"]):
