@@ -1,5 +1,6 @@
 """The web book: it builds without a warning, shows what is stored, and asks nothing of a network."""
 
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import nbformat
 import pytest
 
 from tnlib import paths
+from tnlib.study import store
 
 BOOK = paths.ROOT / "book"
 
@@ -74,6 +76,8 @@ def test_the_book_builds_holds_together_and_shows_what_is_stored(tmp_path):
     assert (site / "searchindex.js").read_text().startswith("Search.setIndex(")
     assert "SHOW_SEARCH_SUMMARY: false" in (site / "_static" / "documentation_options.js").read_text()
 
+    assert "explorer-numbers" in (site / "explorer.html").read_text()
+    assert (site / "_static" / "explorer.js").is_file()
     first = (site / "index.html").read_text()
     assert all(f'href="notebooks/{path.stem}.html"' in first for path in notebooks if path.parent == paths.NOTEBOOKS)
     assert "theme-toggle" in first
@@ -89,6 +93,38 @@ def test_the_book_builds_holds_together_and_shows_what_is_stored(tmp_path):
         module = import_module(f"tnlib.{part}")
         named = {name for name in module.__all__ if isroutine(getattr(module, name)) or isclass(getattr(module, name))}
         assert named <= set(re.findall(rf'id="tnlib\.{part}\.(\w+)"', html))
+
+
+def test_the_explorer_shows_what_is_on_record():
+    """Read back from the page, and compared with the files of the records one by one."""
+    explorer = import_module("explorer")
+    inside = re.search(r'id="explorer-numbers">(.*?)</script>', explorer.page(), re.DOTALL)[1]
+    shown, seen = json.loads(inside), {}
+    for _, record in store.read_all(paths.PUBLISHED):
+        run = record["parameters"]
+        if record["study"] == "price-layers" and run["profile"] == "full":
+            curves = shown["layers"][f"{run['network']}, {run['weights']}"]
+            assert len(record["metrics"]["rows"]) == sum(
+                len(points)
+                for layer in curves["curves"].values()
+                for by_format in layer.values()
+                for points in by_format.values()
+            )
+            for layer, norm, format, rank, *costs, loss in record["metrics"]["rows"]:
+                found = curves["curves"][layer][norm][format]
+                assert [*costs, loss] in [point[1:] for point in found]
+                assert not isinstance(rank, int) or str(rank) in [point[0] for point in found]
+        if record["study"] == "compare-formats" and run["profile"] == "full" and run["choice"] == "allocated":
+            for row in record["metrics"]["rows"]:
+                if row["reason"] is None and len(run["formats"]) == 1:
+                    key = run["network"], run["formats"][0], row["budget"]
+                    seen.setdefault(key, []).append([row["macs"], row["params"], row["raw_accuracy"]])
+    assert shown["layers"]
+    assert seen
+    for (network, format, _), rows in seen.items():
+        means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+        points = shown["networks"][network]["points"][format]
+        assert any(point[:3] == pytest.approx(means, abs=1e-4) for point in points)
 
 
 def test_missing_outputs_are_noticed(tmp_path):

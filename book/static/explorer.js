@@ -5,8 +5,13 @@
   const source = document.getElementById("explorer-numbers");
   if (!source) return;
   const numbers = JSON.parse(source.textContent);
-  const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7F7F7F", "#000080", "#800000"];
-  const SIZE = { width: 640, height: 320, left: 62, right: 12, top: 12, bottom: 44 };
+  const COLOURS = {
+    cp3: "#0072B2", cp: "#56B4E9", spatial_svd: "#D55E00", svd: "#E69F00", tucker2: "#009E73", tucker: "#8FBC5A", tt: "#CC79A7",
+    ttm: "#7F7F7F",
+  };
+  const STAGES = { raw: "as factored", batchnorm: "BatchNorm's statistics anew" };
+  const OTHERS = ["#222288", "#882255", "#8C6D31", "#44AA99"];
+  const SIZE = { width: 640, height: 320, left: 62, right: 26, top: 12, bottom: 44 };
 
   const made = (name, attributes = {}, ...children) => {
     const spaces = ["svg", "line", "path", "circle", "text", "g"];
@@ -15,6 +20,8 @@
     node.append(...children);
     return node;
   };
+  // A format has its colour everywhere; what is none takes one of the others, by its place among the names.
+  const colour = (name, names) => COLOURS[name] || OTHERS[names.filter((one) => !(one in COLOURS)).indexOf(name) % OTHERS.length];
   const percent = (value, digits = 1) => `${(100 * value).toFixed(digits)} %`;
   const short = (value) => (value === null ? "–" : value < 0.001 ? value.toExponential(1) : value.toPrecision(3));
 
@@ -46,11 +53,11 @@
     let [low, high] = [Math.min(...all), Math.max(...all)];
     if (logarithmic) [low, high] = [Math.max(low, high * 1e-6), high];
     const scale = logarithmic ? Math.log10 : (y) => y;
-    const [bottom, top] = logarithmic ? [Math.floor(scale(low)), Math.ceil(scale(high))] : [Math.max(0, low - 0.02), Math.min(1, high + 0.02)];
+    const [bottom, top] = logarithmic ? [Math.floor(scale(low)), Math.ceil(scale(high))] : [Math.floor(low * 10) / 10, Math.ceil(high * 10) / 10];
     const across = (x) => SIZE.left + x * (SIZE.width - SIZE.left - SIZE.right);
     const up = (y) => SIZE.height - SIZE.bottom - ((Math.max(scale(y), bottom) - bottom) / (top - bottom || 1)) * (SIZE.height - SIZE.top - SIZE.bottom);
     const ticks = logarithmic ? Array.from({ length: top - bottom + 1 }, (_, k) => 10 ** (bottom + k))
-      : [0, 0.25, 0.5, 0.75, 1].map((part) => bottom + part * (top - bottom));
+      : Array.from({ length: Math.round((top - bottom) * 10) + 1 }, (_, k) => bottom + k / 10);
     for (const y of ticks) {
       svg.append(made("line", { x1: across(0), x2: across(1), y1: up(y), y2: up(y), class: "grid" }));
       const text = logarithmic ? (y >= 0.001 ? String(Number(y.toPrecision(1))) : y.toExponential(0)) : percent(y, 0);
@@ -59,21 +66,21 @@
     for (const x of [0, 0.2, 0.4, 0.6, 0.8, 1]) svg.append(made("text", { x: across(x), y: SIZE.height - SIZE.bottom + 16, "text-anchor": "middle" }, percent(x, 0)));
     svg.append(made("text", { x: across(0.5), y: SIZE.height - 6, "text-anchor": "middle" }, labels.x));
     svg.append(made("line", { x1: across(mark), x2: across(mark), y1: SIZE.top, y2: SIZE.height - SIZE.bottom, class: "mark" }));
-    Object.entries(lines).forEach(([name, points], k) => {
+    for (const [name, points] of Object.entries(lines)) {
       const kept = points.filter(([x, y]) => y !== null && x <= 1 && (!logarithmic || y > 0)).sort((a, b) => a[0] - b[0]);
-      const colour = COLOURS[k % COLOURS.length];
+      const paint = colour(name, Object.keys(lines));
       const d = kept.map(([x, y], n) => `${n ? "L" : "M"}${across(x).toFixed(1)} ${up(y).toFixed(1)}`).join("");
-      const group = made("g", { "data-name": name }, made("path", { d, stroke: colour, fill: "none", "stroke-width": 1.6 }));
-      for (const [x, y] of kept) group.append(made("circle", { cx: across(x).toFixed(1), cy: up(y).toFixed(1), r: 2.6, fill: colour }));
+      const group = made("g", { "data-name": name }, made("path", { d, stroke: paint, fill: "none", "stroke-width": 1.6 }));
+      for (const [x, y] of kept) group.append(made("circle", { cx: across(x).toFixed(1), cy: up(y).toFixed(1), r: 2.6, fill: paint }));
       svg.append(group);
-    });
+    }
     return svg;
   };
 
   // Rows of cells below a head; the first cell has its line's colour.
   const table = (head, rows, names) => {
     const body = rows.map((cells) => {
-      const dot = made("span", { class: "dot", style: `background: ${COLOURS[names.indexOf(cells[0]) % COLOURS.length]}` });
+      const dot = made("span", { class: "dot", style: `background: ${colour(cells[0], names)}` });
       return made("tr", {}, made("td", {}, dot, ` ${cells[0]}`), ...cells.slice(1).map((cell) => made("td", {}, cell)));
     });
     return made("table", {}, made("thead", {}, made("tr", {}, ...head.map((cell) => made("th", {}, cell)))), made("tbody", {}, ...body));
@@ -112,6 +119,8 @@
     if (!networks.length) { place.append("No record yet."); return; }
     const draw = () => {
       const { original, points } = numbers.networks[network.value()];
+      const normed = Object.values(points).flat().some((row) => row[3] !== null);
+      stage.fill(normed ? { raw: STAGES.raw, batchnorm: STAGES.batchnorm } : { raw: STAGES.raw });
       const which = stage.value() === "raw" ? 2 : 3, at = share.value(), names = Object.keys(points);
       const lines = Object.fromEntries(names.map((name) => [name, points[name].map((row) => [row[0], row[which]])]));
       const rows = names.map((name) => {
@@ -123,7 +132,7 @@
       shown.replaceChildren(chart(lines, at, { x: "share of the network's multiplications", y: "right answers" }, false), table(head, rows, names));
     };
     const network = choice("Network", same(networks), draw), share = slider("Share left", draw);
-    const stage = choice("Accuracy", { raw: "as factored", batchnorm: "BatchNorm's statistics anew" }, draw);
+    const stage = choice("Accuracy", STAGES, draw);
     if (networks.includes("resnet20-cifar10")) network.set("resnet20-cifar10");
     stage.set("batchnorm");
     place.append(made("form", {}, network.node, stage.node, share.node), shown);

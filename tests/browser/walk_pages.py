@@ -180,6 +180,25 @@ def test_search_finds_a_lesson_from_a_disk(page):
     page.wait_for_url("**/GLOSSARY.html#term-border-rank")
 
 
+def test_the_explorer_answers_to_choices_and_sliders(page):
+    open_first(page)
+    page.get_by_role("link", name="the explorer", exact=True).click()
+    page.wait_for_url("**/explorer.html")
+    for part, first in (("explorer-layer", "Layer"), ("explorer-network", "Network")):
+        place = page.locator(f"#{part}")
+        rows, lines = place.locator("tbody tr"), place.locator("svg path")
+        assert rows.count() == lines.count() > 1
+        assert sum(len(lines.nth(k).get_attribute("d")) > 20 for k in range(lines.count())) > 3
+        before = rows.all_inner_texts()
+        place.get_by_label("Share left").fill("80")
+        playwright.expect(place.locator("output")).to_have_text("80 %")
+        later = rows.all_inner_texts()
+        assert later != before
+        place.get_by_label(first, exact=True).select_option(index=0)
+        assert rows.all_inner_texts() != later
+        assert "NaN" not in place.inner_text()
+
+
 def test_light_and_dark_a_folded_output_and_a_telephone(page):
     page.emulate_media(color_scheme="light")
     page.goto((SITE / "notebooks" / "07_measure_what_it_costs.html").as_uri())
