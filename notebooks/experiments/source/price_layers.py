@@ -48,7 +48,12 @@ print(len(rows), "candidates of", len(dense), "layers")
 
 # %%
 cost = measure.cost(model, example)
-metrics = {"rows": rows, "dense": [[layer, *costs] for layer, costs in dense.items()], "params": cost.params, "macs": cost.macs}
+metrics = {
+    "rows": rows,
+    "dense": [[layer, *costs] for layer, costs in dense.items()],
+    "params": cost.params,
+    "macs": cost.macs,
+}
 told = {"profile": profile, "network": network, "weights": weights, "formats": formats}
 told |= {"inputs": inputs, "points": points}
 
