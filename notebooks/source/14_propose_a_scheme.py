@@ -493,7 +493,8 @@ ablation
 
 # %% [markdown]
 # The **format** is worth most: spatial SVD, with everything else of the scheme, is behind CP with the same share everywhere. The allocation adds little where the budget is wide and more where it is tight, and there
-# the sequence is worth more than anything else: compare `raw` with it. What a **ReLU leaves free**, and that the repair counts **outputs by what they cost**, gain most where most is missing; at 0.4 each gains less than draws of images differ by (the table above has three of the scheme).
+# the sequence is worth more than anything else: compare `raw` with it. What a **ReLU leaves free**, and that the repair counts **outputs by what they cost**, gain most where most is missing; at 0.4 each gains less than draws of images differ by (the table above has three of the scheme). The **metric of curves and plan is worth less than its derivation** there: in the kernel's own norm far more is lost before the sequence and hardly anything after it, since the sequence
+# fits the factors anew whatever they came from. What it still decides are formats and ranks, and that shows at 0.15.
 # Both were tried on training images that nothing was fitted to, and then measured once. What is missing in this table is not on record yet.
 
 # %% [markdown]
