@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -62,7 +63,9 @@ def _run(model: nn.Module, sums: Mapping[nn.Module, _Sums], inputs: Iterable[Cal
     generator, energy = torch.Generator().manual_seed(0), 0.0
     with torch.enable_grad(), measure.evaluating(model), measure.without_fast_path(), _noting(sums):
         for call in inputs:
-            z = _centred(call.run(model))
+            with warnings.catch_warnings():  # a model that asks for a value need not know that gradients are wanted
+                warnings.filterwarnings("ignore", "Converting a tensor with requires_grad", UserWarning)
+                z = _centred(call.run(model))
             v = torch.randn(z.shape, generator=generator).to(z)
             v = v - v.mean(-1, keepdim=True)
             weights: list[Any] = [layer.weight for layer in sums]
