@@ -4,7 +4,7 @@ A ReLU makes all negative numbers one and the same, so that a layer of few param
 apart. Zhang et al. (2015, arXiv 1505.06798) fit layers to what comes out of the ReLU, in turns: a problem
 for each number, in closed form, and least squares. Here the former is a projection: of all numbers with the original's
 value behind the ReLU, the one nearest to what the compressed network has. The squared distance from these sets bounds
-that behind the ReLU, and does not grow from one round to the next.
+that behind the ReLU, and does not grow from one round to the next, where a fit counts errors of all outputs alike.
 """
 
 from __future__ import annotations
