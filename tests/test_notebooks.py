@@ -56,7 +56,7 @@ def test_hygiene(path):
 def test_cells_are_short(path):
     lengths = [body_lines(cell) for cell in code_cells(path)]
     # Sweeps know an experiment by its code: one with runs on record is not cut up, which would make them all anew.
-    on_record = path.stem in ("replace_character_layers", "price_layers")
+    on_record = path.stem == "replace_character_layers"
     assert statistics.median(lengths) <= (7 if on_record else 6)
     assert max(lengths) <= 25
 

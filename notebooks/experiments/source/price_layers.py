@@ -31,6 +31,7 @@ def spread(candidates):
     return [candidates[round(k * last / max(1, kept - 1))] for k in range(kept)]
 
 
+# %%
 def row_of(norm, candidate):
     costs = [candidate.params, candidate.macs]
     return [candidate.layer, norm, candidate.format, candidate.rank, *costs, float(f"{candidate.loss:.4g}")]
@@ -54,6 +55,8 @@ metrics = {
     "params": cost.params,
     "macs": cost.macs,
 }
+
+# %%
 told = {"profile": profile, "network": network, "weights": weights, "formats": formats}
 told |= {"inputs": inputs, "points": points}
 
