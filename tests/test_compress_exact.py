@@ -10,8 +10,8 @@ from torch import nn
 
 from tnlib import compress, layers
 from tnlib.compress import Budget
-from tnlib.compress.curves import FITTED
 from tnlib.compress.inputs import calls
+from tnlib.compress.losses import FITTED
 from tnlib.compress.matrices import losses_by_rank
 from tnlib.compress.survey import survey
 

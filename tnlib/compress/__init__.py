@@ -7,8 +7,9 @@
 
 from tnlib.compress.allocate import Allocation, allocate
 from tnlib.compress.budget import Budget
+from tnlib.compress.candidate import Candidate
 from tnlib.compress.clock import Clock
-from tnlib.compress.curves import Candidate, Curves, curves
+from tnlib.compress.curves import Curves, curves
 from tnlib.compress.metrics import METRICS
 from tnlib.compress.norms import LossMetric, Norm
 from tnlib.compress.plan import Plan

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy import optimize, sparse
 
 from tnlib.compress.budget import Budget
-from tnlib.compress.curves import Candidate, Curves
+from tnlib.compress.candidate import Candidate
+from tnlib.compress.curves import Curves
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

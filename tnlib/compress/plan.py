@@ -15,9 +15,11 @@ from torch import nn
 from tnlib import layers
 from tnlib.compress.allocate import allocate
 from tnlib.compress.budget import Budget
-from tnlib.compress.curves import FITTED, Candidate, Curves
+from tnlib.compress.candidate import Candidate
+from tnlib.compress.curves import Curves
 from tnlib.compress.fitting import STEPS
 from tnlib.compress.inputs import calls
+from tnlib.compress.losses import FITTED
 from tnlib.compress.metrics import metric_of
 from tnlib.compress.norms import Norm
 from tnlib.compress.survey import Place, opened

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from tnlib import layers
+from tnlib.compress.candidate import Candidate
 from tnlib.compress.clock import DENSE, Clock, Run
-from tnlib.compress.curves import Candidate, Curves, Progress
+from tnlib.compress.curves import Curves, Progress
 from tnlib.compress.survey import Place, opened
 from tnlib.compress.times import VERSION, Point, Times, keys_of, named, this_machine
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from tnlib.compress.allocate import above
 from tnlib.compress.budget import Budget
-from tnlib.compress.curves import Candidate, Curves
+from tnlib.compress.candidate import Candidate, Loss
+from tnlib.compress.curves import Curves
 from tnlib.compress.plan import Plan
 from tnlib.compress.prices import Prices
 from tnlib.compress.survey import Place
@@ -68,7 +69,7 @@ def _by_rank(place: Place, format: str, prices: Prices, kind: str) -> list[Candi
     prices.prepare(place, format, list(ranks))
     row: list[Candidate] = []
     for rank in ranks:
-        one = Candidate(place.name, format, rank, loss=float("nan"), **prices.of(place, format, rank))
+        one = Candidate.of(place, format, Loss(rank, float("nan")), prices.of(place, format, rank))
         if one.cost(kind) >= place.cost[kind]:
             break
         if not row or one.cost(kind) > row[-1].cost(kind):
