@@ -22,6 +22,8 @@ RERUNS = [
     ("bench_characters", {"rank": 3, "first_rank": 2}),
     ("bench_compress", {"formats": ["svd"], "seed": 1}),
     ("bench_compress", {"formats": ["spatial_svd"], "budget": 0.6}),
+    ("bench_scheme", {"formats": ["spatial_svd"], "inputs": 30, "repeats": 2, "seed": 1}),
+    ("bench_scheme", {"formats": ["cp3"], "inputs": 40, "budget": 0.4}),
     ("bench_latency", {"budgets": [0.9, 0.01], "batches": [2], "formats": ["svd"]}),
     ("bench_latency", {"budgets": [0.8], "batches": [1], "seed": 1}),
     ("bench_deploy", {"menus": ["spatial_svd"], "batches": [2], "inputs": 3, "seed": 1}),
@@ -46,6 +48,7 @@ def test_rerun_benchmark(name, parameters, tmp_path, monkeypatch):
     asserts = {"bench_layers": layers, "bench_convolutions": convolutions, "bench_products": products, "bench_cp": cp}
     asserts |= {"bench_characters": characters, "bench_coupled": coupled, "bench_sweeps": sweeps}
     asserts |= {"bench_compress": whole, "bench_latency": latency, "bench_deploy": deployed, "bench_formats": formats}
+    asserts |= {"bench_scheme": scheme}
     asserts[name](record["metrics"], parameters)
 
 
@@ -60,6 +63,18 @@ def whole(metrics, parameters):
     assert 0 < row["slowest_layer_share"] <= row["slowest_format_share"] <= 1 + 1e-9
     assert metrics["peak_bytes"] >= row["peak_bytes"] > 1e8
     positive(row, "curves_s", "plan_s", "second_plan_s", "apply_s")
+
+
+def scheme(metrics, parameters):
+    rows, budget = metrics["rows"], parameters.get("budget", 0.5)
+    assert len(rows) == parameters.get("repeats", 1)
+    for row in rows:
+        assert 0.98 * budget < row["macs"] <= budget
+        positive(row, "curves", "apply", "repair")
+        assert row["seconds"] == pytest.approx(row["curves"] + row["apply"] + row["repair"])
+    assert 0 < metrics["least_seconds"] <= metrics["seconds_s"] <= metrics["most_seconds"]
+    assert metrics["peak_bytes"] >= metrics["peak_bytes_before"] > 1e8
+    assert metrics["params"] > 1e5
 
 
 def latency(metrics, parameters):
