@@ -1,6 +1,7 @@
 """Training: resuming changes nothing, schedules, BatchNorm re-estimation against its definition."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -131,12 +132,38 @@ def test_float32_is_never_left_when_asked_for(images, monkeypatch):
         train.fit(model, images, RECIPE, precision="float16")
 
 
-def test_adam_learns_too_and_others_are_refused(images):
+@pytest.mark.parametrize("optimizer", ["adam", "soap"])
+def test_others_than_sgd_learn_too(optimizer, images):
     how = {"epochs": 30, "batch": 20, "padding": 0, "flip": False}
-    losses, _ = train.fit(small_net(), images, train.Recipe(**how, lr=0.01, optimizer="adam"), device="cpu")
+    losses, _ = train.fit(small_net(), images, train.Recipe(**how, lr=0.01, optimizer=optimizer), device="cpu")
     assert losses[-1] < losses[0] - 0.3
-    with pytest.raises(ValueError, match="expected sgd or adam"):
-        train.fit(small_net(), images, train.Recipe(**how, optimizer="lion"), device="cpu")
+
+
+def test_unknown_optimizers_and_missing_packages_are_told(images, monkeypatch):
+    with pytest.raises(ValueError, match="expected sgd, adam or soap"):
+        train.fit(small_net(), images, train.Recipe(epochs=1, optimizer="lion"), device="cpu")
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    with pytest.raises(ModuleNotFoundError, match="pytorch_optimizer"):
+        train.fit(small_net(), images, train.Recipe(epochs=1, optimizer="soap"), device="cpu")
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "soap"])
+def test_what_an_optimizer_knows_is_kept_in_a_checkpoint(optimizer, images, tmp_path):
+    recipe = train.Recipe(epochs=3, batch=20, lr=0.01, optimizer=optimizer)
+    whole, cut_off = small_net(), small_net()
+    losses, _ = train.fit(whole, images, recipe, device="cpu")
+
+    def cut(epoch, *_):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(cut_off, images, recipe, device="cpu", checkpoint=tmp_path / "c.pt", on_epoch=cut)
+    resumed = small_net()
+    again, _ = train.fit(resumed, images, recipe, device="cpu", checkpoint=tmp_path / "c.pt")
+    assert again == pytest.approx(losses, rel=1e-5)
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
 
 
 def test_training_learns_a_small_set_by_heart(images):
