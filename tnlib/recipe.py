@@ -1,8 +1,8 @@
 """How networks are trained: recipes, and those of the committed weights.
 
-A recipe is SGD with Nesterov momentum (or Adam, or SOAP), a linear warm-up and a cosine to zero; weight decay spares biases and
-BatchNorm. `resolution` may grow during training: a crop of 24x24 costs 0.56 of one of 32x32, and the first half of
-training does not need more.
+A recipe is SGD with Nesterov momentum (or Adam, or SOAP), a linear warm-up and a cosine to zero; weight decay spares
+biases and BatchNorm. `resolution` may grow during training: a crop of 24x24 costs 0.56 of one of 32x32, and the first
+half of training does not need more.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Recipe:
     to the height and width of the crops; `padding` is the zero padding before a random crop, `flip` mirrors half of
     the images; a gradient longer than `clip` is shortened to it. `optimizer` is `sgd`, with `momentum`, or `adam`
     (AdamW, which has none), or `soap` (Vyas et al. 2025, arXiv 2409.11321): Adam in coordinates in which the gradients
-    of each factor are about uncorrelated. `distill` is the share of the loss that is the distance to a teacher: to its `answers`, as
-    probabilities at temperature 2 (Hinton et al. 2015), or to its `logits`, squared. With `norms="frozen"` BatchNorm
-    keeps its statistics, as in use, while its scales and shifts learn.
+    of each factor are about uncorrelated. `distill` is the share of the loss that is the distance to a teacher: to its
+    `answers`, as probabilities at temperature 2 (Hinton et al. 2015), or to its `logits`, squared. With
+    `norms="frozen"` BatchNorm keeps its statistics, as in use, while its scales and shifts learn.
     """
 
     epochs: int
