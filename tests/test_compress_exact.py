@@ -58,6 +58,62 @@ def test_the_assumption_holds_for_one_position_and_nearly_for_small_errors():
     assert all(0.1 < ratio < 10 for ratio in ratios)
 
 
+def by_channels(model, inputs):
+    places = survey(model, next(iter(calls(model, inputs)))).places
+    return compress.METRICS["kfac"]().norms(model, places.values(), calls(model, inputs))
+
+
+def test_by_channels_is_the_kronecker_product_of_means():
+    model, x = seeded(Residual), images(30)
+    exact, found = norms_of(model, x), by_channels(model, x)
+    for name, norm in found.items():
+        weight, total = model.get_submodule(name).weight, exact[name].moment.total
+        channels, pixels = weight.shape[1], weight[0, 0].numel() if weight.ndim > 2 else 1
+        split = total.reshape(len(total), channels, pixels, channels, pixels)
+        mean = sum(split[:, :, k, :, k] for k in range(pixels)) / pixels
+        expected = torch.stack([torch.kron(one, torch.eye(pixels, dtype=one.dtype)) for one in mean])
+        assert torch.allclose(norm.moment.total, expected)
+        assert torch.equal(norm.outputs, exact[name].outputs)
+        assert norm.moment.vectors == exact[name].moment.vectors
+        assert not norm.fits
+        error = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+        kernel = error.double().reshape(len(total), -1, channels, pixels)
+        value = torch.einsum("gtak,gtu,gab,gubk->", kernel, norm.outputs, mean, kernel)
+        assert norm.loss(weight, weight + error) == pytest.approx(float(value), rel=1e-4)
+
+
+def test_by_channels_a_linear_layer_is_as_it_was():
+    model = seeded(Encoder)
+    x = torch.randn(20, 6, 16, generator=torch.Generator().manual_seed(0))
+    exact, found = norms_of(model, x), by_channels(model, x)
+    assert all(torch.equal(found[name].moment.total, norm.moment.total) for name, norm in exact.items())
+    curves = [compress.curves(model, x, ("svd",), metric) for metric in ("exact", "kfac")]
+    for name, row in curves[0].candidates.items():
+        assert [c.loss for c in curves[1].candidates[name]] == pytest.approx([c.loss for c in row], rel=1e-9, abs=1e-15)
+
+
+def test_by_channels_no_step_makes_a_decomposition_better():
+    """Whitened by both factors of the Kronecker product, truncation is optimal: rounds of fitting gain nothing."""
+    model, x = seeded(Residual), images(30)
+    norm, layer = by_channels(model, x)["stem"], model.stem
+    small = layers.factorize(layer, "svd", 4, metric=norm.metric)
+    again = replace(norm, fits=True).fitted(small, layer, (15, 50))
+    losses = [norm.loss(layer.weight, one.dense_weight()) for one in (small, again)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+    plain = layers.factorize(layer, "svd", 4)
+    assert losses[0] < 0.98 * norm.loss(layer.weight, plain.dense_weight())
+
+
+def test_by_channels_a_network_goes_through(tmp_path):
+    model, x = seeded(Residual), images(30)
+    plan = compress.plan(model, x, Budget(macs=0.6), formats=("spatial_svd", "cp3"), metric="kfac", cache=tmp_path)
+    assert plan.metric == "kfac"
+    assert plan.share("macs") <= 0.6
+    assert torch.isfinite(plan.apply(model)(x)).all()
+    plan.save(tmp_path / "plan.json")
+    assert compress.Plan.load(tmp_path / "plan.json").apply(model, x)(x).shape == (30, 7)
+
+
 def test_what_the_outputs_do_not_depend_on_costs_nothing():
     class Half(nn.Module):
         def __init__(self):

@@ -1161,7 +1161,7 @@ pd.Series(table).unstack().rename_axis(columns="relative change of each entry").
 # Compare along a row how much the shaking takes, and down a column what the bound costs to begin with. The rounding of bfloat16 is too small to matter at these sizes; in lesson 08, where they are larger, it
 # mattered. At a tenth and more, as with few bits or large steps of training, the formula above says which network moves further, and by which factor.
 #
-# `compress.curves` knows the formats `cp` and `cp3`, too, at six ranks a layer. Their losses are bounds, since ALS may stop short of the best.
+# `compress.curves` knows the formats `cp` and `cp3`, too. It decomposes a layer at seven ranks, whose losses are bounds, since ALS may stop short of the best; between them it takes the logarithm of the loss as linear in the rank.
 #
 # ## Exercises
 #

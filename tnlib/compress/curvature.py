@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -45,6 +46,24 @@ class ExactError(LossMetric):
             assert moment is not None
             scale = 1 / max(moment.vectors * energy, 1e-300)
             result[name] = Norm(moment, outputs=sums[layer].gradients * scale, fits=True)
+        return result
+
+
+class ChannelError(ExactError):
+    """As `ExactError`, with a Kronecker product in place of C: channels as they are, the window's pixels uncorrelated.
+
+    In its norm whitened channels are all that a decomposition needs, so that nothing is fitted: what EigenDamage (Wang
+    et al. 2019) and Fisher-weighted SVDs do for matrices, for every format. Of linear layers C is what it was.
+    """
+
+    key = "kfac"
+
+    def norms(self, model: nn.Module, places: Iterable[Place], inputs: Iterable[Call]) -> dict[str, Norm]:
+        """From the moments; the model runs once on all inputs, forward and backward."""
+        result = {}
+        for name, norm in super().norms(model, places, inputs).items():
+            assert norm.moment is not None
+            result[name] = replace(norm, moment=norm.moment.by_channels(), fits=False)
         return result
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tnlib.compress.curvature import ExactError
+from tnlib.compress.curvature import ChannelError, ExactError
 from tnlib.compress.norms import InputError, LossMetric, WeightError
 
-METRICS: dict[str, type[LossMetric]] = {cls.key: cls for cls in (WeightError, InputError, ExactError)}
+METRICS: dict[str, type[LossMetric]] = {cls.key: cls for cls in (WeightError, InputError, ChannelError, ExactError)}
 
 
 def metric_of(metric: str | LossMetric) -> LossMetric:

@@ -53,6 +53,18 @@ class Moment:
         by_group: Tensor = patches.unflatten(0, (self.groups, -1))
         return by_group.flatten(3).flatten(1, 2)
 
+    def by_channels(self) -> Moment:
+        """The same as a Kronecker product: channels' mean moment over the window's pixels, and pixels uncorrelated."""
+        weight: Any = self.layer.weight
+        if self.total.ndim == 1:
+            return self
+        made, pixels = Moment(self.layer), math.prod(weight.shape[2:])
+        split = self.total.unflatten(2, (-1, pixels)).unflatten(1, (-1, pixels))
+        mean = torch.einsum("gakbk->gab", split) / pixels
+        made.total = torch.einsum("gab,kl->gakbl", mean, torch.eye(pixels).to(mean)).reshape(self.total.shape)
+        made.vectors = self.vectors
+        return made
+
     def square(self, kernel: Tensor, outputs: Tensor | None = None) -> Tensor:
         """Sum of squares of what a weight of the layer's shape makes of all vectors, or rows of a table, float64.
 

@@ -29,7 +29,9 @@ PATH = click.Path(path_type=Path)
 @click.option("--inputs", type=PATH, metavar="FILE|FOLDER", help=".npz or .npy, or a folder of such batches; no labels")
 @click.option("--example", metavar="SHAPE", help="1,3,32,32: the shape of the input whose cost counts")
 @click.option("--formats", metavar="NAMES", help="to choose from (default: svd,spatial_svd,tucker2)")
-@click.option("--metric", default="weight", metavar="weight|input|exact", help="whose errors predict the loss (weight)")
+@click.option(
+    "--metric", default="weight", metavar="weight|input|kfac|exact", help="whose errors predict the loss (weight)"
+)
 @click.option("--skip", multiple=True, metavar="NAME", help="a module that stays as it is")
 @click.option("--seed", type=click.IntRange(0), default=0, help="of decompositions and of the images drawn (0)")
 @click.option(

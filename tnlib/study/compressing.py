@@ -64,7 +64,7 @@ def compress_network(
             inputs the layers are fitted on them, one after the other (`compress.repair`).
         example: shape, batch included, of the one input whose cost counts; by default the first sample, or batch.
         formats: to choose from; by default those whose curve comes from one decomposition.
-        metric: of `compress.METRICS`: `weight`, or `input` and `exact`, which need inputs.
+        metric: of `compress.METRICS`: `weight`, or `input`, `kfac` and `exact`, which need inputs.
         skip: qualified names of modules that stay as they are.
         seed: of the decompositions and the choice of images.
         cache: folder where curves and times are kept.
