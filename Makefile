@@ -12,7 +12,7 @@ BOOT := .venv-boot
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: notebooks test lab lint clean lock sync install book browser
+.PHONY: notebooks test lab lint clean lock sync install book browser writeup
 .DELETE_ON_ERROR:
 
 notebooks: $(STAMP)
@@ -43,6 +43,10 @@ lab: $(STAMP)
 # Pages of the stored outputs: build/book/index.html, read from a disk or a server. Nothing is executed.
 book: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python book/build.py
+
+# Two pages on the scheme of lesson 14, made anew from the records: build/writeup/emis.html, to be read or printed.
+writeup: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python book/write_up.py
 
 # What a reader does, in a real browser: Debian's package chromium, or the one that CHROMIUM names.
 browser: book

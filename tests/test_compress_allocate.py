@@ -1,13 +1,16 @@
 """Budgets, and the choice of candidates: brute force is the oracle."""
 
 import itertools
+import math
 import sys
 
 import numpy as np
 import pytest
+import torch
 from compress_networks import Residual, images, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from tnlib import compress
 from tnlib.compress import Budget
@@ -100,6 +103,41 @@ def test_a_larger_budget_loses_less_and_all_of_it_nothing():
     losses = [compress.allocate(curves, Budget(macs=share)).loss for share in (0.4, 0.5, 0.7, 0.9, 1.0)]
     assert losses == sorted(losses, reverse=True)
     assert losses[0] > losses[-1] == 0
+
+
+class Backwards(nn.Module):
+    """Its layers are called in another order than they are made in."""
+
+    def __init__(self):
+        super().__init__()
+        self.last, self.middle, self.first = nn.Linear(14, 5), nn.Linear(14, 14), nn.Linear(12, 14)
+
+    def forward(self, x):
+        return self.last(self.middle(self.first(x)).relu())
+
+
+def test_a_discount_is_the_first_layers_in_the_order_of_calls():
+    model = seeded(Backwards)
+    plain, late = (compress.curves(model, torch.randn(3, 12), ("svd",), discount=value) for value in (0.0, 1.2))
+    assert plain.survey.order == ("first", "middle", "last")
+    assert set(plain.weights().values()) == {1.0}
+    assert late.weights() == pytest.approx({"first": math.exp(-1.2), "middle": math.exp(-0.6), "last": 1.0})
+    assert late.candidates == plain.candidates
+
+
+def test_with_a_discount_the_plan_is_the_best_one_of_discounted_losses():
+    model, x = seeded(Backwards), torch.randn(3, 12)
+    curves = compress.curves(model, x, ("svd",), discount=1.2)
+    weights, rows = curves.weights(), list(curves.candidates.values())
+    for share in (0.8, 0.6, 0.5):
+        plan = compress.Plan.of(curves, Budget(params=share))
+        room = share * plan.original["params"] - curves.fixed("params")
+        kept = [choice for choice in itertools.product(*rows) if sum(c.params for c in choice) <= room]
+        best = min(sum(weights[c.layer] * c.loss for c in choice) for choice in kept)
+        assert sum(weights[c.layer] * c.loss for c in plan.chosen.values()) == pytest.approx(best)
+        assert plan.loss == pytest.approx(sum(c.loss for c in plan.chosen.values()))  # what is predicted stays
+    with pytest.raises(ValueError, match="discount: nan is no finite number"):
+        compress.curves(model, x, ("svd",), discount=math.nan)
 
 
 def test_a_budget_out_of_reach_tells_the_smallest():

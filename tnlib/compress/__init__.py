@@ -9,7 +9,7 @@ from tnlib.compress.allocate import Allocation, allocate
 from tnlib.compress.budget import Budget
 from tnlib.compress.candidate import Candidate
 from tnlib.compress.clock import Clock
-from tnlib.compress.curves import Curves, curves
+from tnlib.compress.curves import DISCOUNT, Curves, curves
 from tnlib.compress.metrics import METRICS
 from tnlib.compress.norms import LossMetric, Norm
 from tnlib.compress.plan import Plan
@@ -20,6 +20,7 @@ from tnlib.compress.uniform import uniform
 from tnlib.compress.within import plan, plan_within
 
 __all__ = [
+    "DISCOUNT",
     "METRICS",
     "Allocation",
     "Budget",

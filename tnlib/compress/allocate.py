@@ -30,7 +30,8 @@ STRONG = 100  # of them, those that others are compared with where there are sev
 class Allocation:
     """One candidate a layer; `loss` is the sum of their losses, and no choice within the budget has less than `bound`.
 
-    `gap` is the difference: 0 if the choice is proved to be the best one.
+    `gap` is the difference: 0 if the choice is proved to be the best one. Where curves have a discount, all three are
+    of losses times `Curves.weights`.
     """
 
     chosen: Mapping[str, Candidate]
@@ -60,7 +61,8 @@ def allocate(curves: Curves, budget: Budget) -> Allocation:
     rows = list(curves.candidates.values())
     fixed = {kind: curves.fixed(kind) for kind in kinds}
     costs = [np.array([[c.cost(kind) for kind in kinds] for c in row], dtype=np.int64) for row in rows]
-    losses = [np.array([c.loss for c in row]) for row in rows]
+    weights = curves.weights()
+    losses = [weights[row[0].layer] * np.array([c.loss for c in row]) for row in rows]
     room = np.array([limits[kind] - fixed[kind] for kind in kinds], dtype=np.int64)
     for k, kind in enumerate(kinds):
         least = fixed[kind] + sum(int(cost[:, k].min()) for cost in costs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from tnlib.layers.spectra import ladder
 
 # Formats whose whole curve comes from one decomposition: the default.
 CLOSED = ("svd", "spatial_svd", "tucker2")
+DISCOUNT = 1.0  # of losses of the first layer, where `repair` follows: see `curves`
 Progress = Callable[[int, int, str], None]
 
 
@@ -36,7 +38,7 @@ class Curves:
 
     `candidates[layer]` begins with the dense layer; the others are cheaper than it in something, and none of them is
     beaten by another of its format in every cost and in loss (latency apart). `left` says why other layers stay as they
-    are. `times` is the table that latencies come from, None without.
+    are. `times` is the table that latencies come from, None without. `discount`: as in `curves`.
     """
 
     survey: Survey
@@ -46,6 +48,12 @@ class Curves:
     candidates: Mapping[str, tuple[Candidate, ...]]
     seed: int = 0
     times: Times | None = None
+    discount: float = 0.0
+
+    def weights(self) -> dict[str, float]:
+        """How much each layer's loss counts where a budget is shared: exp(-discount) to 1, in the order of calls."""
+        last = max(1, len(self.survey.order) - 1)
+        return {name: math.exp(-self.discount * (1 - k / last)) for k, name in enumerate(self.survey.order)}
 
     @property
     def cost(self) -> dict[str, int]:
@@ -87,6 +95,7 @@ def curves(
     cache: Path | None = None,
     progress: Progress | None = None,
     seed: int = 0,
+    discount: float = 0.0,
 ) -> Curves:
     """What every layer loses in every format at every rank, as far as its norm predicts it, and what it costs.
 
@@ -110,15 +119,21 @@ def curves(
         cache: folder where each curve is kept under a digest of all that decides it; a study that was cut off goes on.
         progress: called with (curves done, of how many, what the last one was).
         seed: of the decompositions.
+        discount: how much less early layers count where layers share a budget: by exp(-discount) at the first one that
+            is called, and not at the last. What they lose, a repair in sequence makes up for in the layers behind them;
+            `DISCOUNT` is what it was found to be worth. With 0 all losses count alike, as they do without a repair.
 
     Raises:
-        ValueError: an unknown format, metric or module; inputs that are empty; no layer that can be replaced.
+        ValueError: an unknown format, metric or module; inputs that are empty; no layer that can be replaced; a
+            discount that is no number.
         TypeError: inputs of another kind.
     """
     known = {name for by_name in layers.FORMATS.values() for name in by_name}
     for name in formats:
         if name not in known:
             raise ValueError(f"unknown format {name!r}; expected some of {', '.join(sorted(known))}")
+    if not math.isfinite(discount):
+        raise ValueError(f"discount: {discount} is no finite number")
     found = metric_of(metric)
     model = opened(model)
     call, every = with_example(model, inputs, example)
@@ -133,7 +148,8 @@ def curves(
         result[place.name] += _curve(place, name, norms[place.name], prices, found.key, cache, seed)
         if progress is not None:
             progress(done, len(jobs), f"{place.name} {name}")
-    return Curves(seen, found, norms, tuple(formats), {name: tuple(row) for name, row in result.items()}, seed)
+    rows = {name: tuple(row) for name, row in result.items()}
+    return Curves(seen, found, norms, tuple(formats), rows, seed, discount=discount)
 
 
 def _formats(layer: nn.Module) -> dict[str, Any]:

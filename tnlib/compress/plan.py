@@ -39,7 +39,8 @@ class Plan:
             `latency`: nanoseconds of one call, frozen.
         cost: likewise of the compressed one: exactly what `measure.cost` counts of it, and the latency predicted.
         loss: predicted, the sum over the layers.
-        gap: how much less loss another choice of these candidates might have, at most; 0: none is better.
+        gap: how much less loss another choice of these candidates might have, at most; 0: none is better. Discounted
+            where curves have a discount.
         left: layers that could not be replaced, and why.
         metric: in which norm losses are predicted and layers are factored.
         inputs: shapes of the inputs of the call that is counted.
@@ -77,7 +78,8 @@ class Plan:
             "norms": curves.norms,
             "machine": None if curves.times is None else curves.times.machine,
         }
-        return cls(found.chosen, dense, budget, original, cost, found.loss, found.gap, **told)
+        loss = sum(c.loss for c in found.chosen.values())
+        return cls(found.chosen, dense, budget, original, cost, loss, found.gap, **told)
 
     def share(self, kind: str) -> float:
         """The compressed network's cost as a share of the original's."""

@@ -70,7 +70,7 @@ class Place:
 class Survey:
     """A network's replaceable layers by name, why the others are left, what it costs and for which inputs.
 
-    `call` is the call whose cost counts.
+    `call` is the call whose cost counts, `order` the names of the layers as they are first called in it.
     """
 
     places: dict[str, Place]
@@ -78,6 +78,7 @@ class Survey:
     cost: dict[str, int]
     inputs: str
     call: Call = field(compare=False, repr=False)
+    order: tuple[str, ...]
 
 
 def opened(model: nn.Module) -> nn.Module:
@@ -121,7 +122,10 @@ def survey(model: nn.Module, call: Call, skip: Collection[str] = (), only: Colle
             shapes, layouts = zip(*seen[module], strict=True)
             places[name] = Place(name, module, shapes, layouts)
     cost = measure.cost(model, call.example)
-    return Survey(places, left, {"params": cost.params, "macs": cost.macs, "bytes": cost.bytes}, call.describe(), call)
+    names = {place.layer: name for name, place in places.items()}
+    order = tuple(names[module] for module in seen if module in names)
+    costs = {"params": cost.params, "macs": cost.macs, "bytes": cost.bytes}
+    return Survey(places, left, costs, call.describe(), call, order)
 
 
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

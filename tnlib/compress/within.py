@@ -33,7 +33,8 @@ def plan(model: nn.Module, inputs: Any, budget: Budget, *, clock: Clock | None =
         budget: what the compressed network may cost. With `latency` in it the network and candidates of its layers are
             timed, frozen, on this machine; without, nothing is.
         clock: what times them, by default the machine's.
-        how: all else that `curves` takes: `formats`, `metric`, `example`, `skip`, `only`, `cache`, `progress`, `seed`.
+        how: all else that `curves` takes: `formats`, `metric`, `example`, `skip`, `only`, `cache`, `progress`, `seed`,
+            `discount`.
 
     Raises:
         ValueError: as `curves`; a budget that is out of reach (the message tells the smallest cost).

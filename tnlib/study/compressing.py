@@ -103,6 +103,7 @@ def compress_network(
                 cache=cache,
                 progress=progress,
                 seed=seed,
+                discount=0.0 if batches is None else compress.DISCOUNT,
             )
         plan = compress.plan_within(curves, model, budget, cache=cache, progress=progress)
         small, repaired = plan.apply(model), batches is not None

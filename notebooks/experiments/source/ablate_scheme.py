@@ -16,12 +16,17 @@ network: str = "quick-cifar10"  # a network for CIFAR-10 that `models.load` know
 weights: str = "trained"  # "trained" or "published"
 formats: list[str] = ["cp3"]  # to choose from in each layer
 choice: str = "allocated"  # "allocated" or "uniform"; "uniform" takes one format
-metric: str = "exact"  # "weight", "input" or "exact": how a layer's loss is predicted, and in which norm it is factored
+metric: str = (
+    "exact"  # "weight", "input", "kfac" or "exact": how a layer's loss is predicted, and in which norm it is factored
+)
 pictures: str = "training"  # "training", "blurred", "noise" or "digits"
 budgets: list[float] = [0.5]  # shares of the multiplications that are left, in (0, 1)
 inputs: int = 100  # at least 1; images, without labels, for the metric and for the repair
 rounds: int = 3  # at least 0; how often what is wanted of a layer in front of a ReLU is drawn anew
 counted: str = "exact"  # "input" or "exact": how much errors of a layer's outputs count in the fit in sequence
+discount: float = (
+    1.0  # at least 0; less of early layers' losses counts in the allocation, by exp(-discount) of the first one
+)
 seed: int = 0  # decides which images these are
 
 # %%
@@ -66,7 +71,7 @@ print(f"{len(looked_at)} images to look at ({pictures}), {len(test)} to measure"
 # %%
 started = time.perf_counter()
 searched = formats if choice == "allocated" else ["svd"]  # uniform ranks need no curve, only the layers and their norms
-curves = compress.curves(model, looked_at, searched, metric, example=example, seed=seed)
+curves = compress.curves(model, looked_at, searched, metric, example=example, seed=seed, discount=discount)
 curves_seconds = time.perf_counter() - started
 dense = measure.cost(model, example)
 
@@ -123,7 +128,7 @@ for share in budgets:
 # %%
 told = {"profile": profile, "network": network, "weights": weights, "formats": formats, "choice": choice}
 told |= {"metric": metric, "pictures": pictures, "budgets": budgets, "inputs": inputs}
-told |= {"rounds": rounds, "counted": counted}
+told |= {"rounds": rounds, "counted": counted, "discount": discount}
 metrics = {"rows": rows, "test_images": len(test), "curves_seconds": curves_seconds}
 metrics |= {key: of_dense[key] for key in ("original_accuracy", "original_right")}
 metrics["original"] = {kind: getattr(dense, kind) for kind in ("macs", "params")}

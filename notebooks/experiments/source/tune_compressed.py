@@ -15,7 +15,12 @@ weights: str = "trained"  # "trained" or "published"
 budget: float = 0.5  # share of the multiplications that is left, in (0, 1]; 1.0 is the network as it is
 formats: list[str] = ["spatial_svd", "cp3"]  # to choose from in each layer
 choice: str = "allocated"  # "allocated" or "uniform"; "uniform" takes one format
-metric: str = "input"  # "weight", "input" or "exact": how a layer's loss is predicted, and in which norm it is factored
+metric: str = (
+    "input"  # "weight", "input", "kfac" or "exact": how a layer's loss is predicted, and in which norm it is factored
+)
+discount: float = (
+    0.0  # at least 0; less of early layers' losses counts in the allocation, by exp(-discount) of the first one
+)
 repair: str = "sequence"  # "none", "batchnorm" or "sequence": what is done before training, without labels
 inputs: int = 100  # at least 1; training images, without labels, for the metric and for the repair
 epochs: int = 1  # at least 0
@@ -57,7 +62,14 @@ example = looked_at[:1]
 
 # %%
 built = {"profile": profile, "network": network, "weights": weights, "budget": budget, "formats": formats}
-built |= {"choice": choice, "metric": metric, "repair": repair, "inputs": inputs, "held_out": held_out}
+built |= {
+    "choice": choice,
+    "metric": metric,
+    "repair": repair,
+    "inputs": inputs,
+    "held_out": held_out,
+    "discount": discount,
+}
 recipe = {"epochs": epochs, "batch": batch, "optimizer": optimizer, "lr": lr, "distill": distill, "match": match}
 recipe |= {"norms": norms, "weight_decay": weight_decay}
 told = built | recipe | {"images": images}
@@ -83,7 +95,7 @@ checkpoint = kept("training", told, code).with_suffix(".pt") if resumable else N
 # %%
 def planned():
     searched = formats if choice == "allocated" else ["svd"]  # uniform ranks need no curve
-    curves = compress.curves(model, looked_at, searched, metric, example=example, seed=seed)
+    curves = compress.curves(model, looked_at, searched, metric, example=example, seed=seed, discount=discount)
     if choice == "allocated":
         return compress.Plan.of(curves, compress.Budget(macs=budget))
     return compress.uniform(curves, compress.Budget(macs=budget), *formats)
