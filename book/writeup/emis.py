@@ -23,6 +23,8 @@ rows = pd.DataFrame([
     | {"seed": record["seed"], "original": record["metrics.original_accuracy"], "images": record["metrics.test_images"]} | row
     for record in found.to_dict("records") for row in record["metrics.rows"] if row["reason"] is None])  # fmt: skip
 rows["formats"] = rows.formats.map(" ".join)
+rows["discount"] = rows.get("discount", pd.Series(0.0, rows.index)).fillna(0.0)  # older records had none
+USUAL["discount"] = rows.groupby("discount").size().idxmax()
 
 
 # %%
@@ -72,7 +74,8 @@ images."""))  # fmt: skip
 # **Curves.** Each layer is factored in each format at some ranks: first in the norm of its channels, where whitening is exact, then by
 # Levenberg-Marquardt steps on all factors in that of C and G. Between these ranks the logarithm of the loss is interpolated.
 #
-# **Allocate.** One format and rank for each layer, of least predicted loss under the budget: a multiple-choice knapsack.
+# **Allocate.** One format and rank for each layer, of least predicted loss under the budget: a multiple-choice knapsack. Losses of early
+# layers may be discounted, as the next step makes up for part of them.
 #
 # **Repair in sequence.** From the input to the output each layer is fitted to the original's outputs, its inputs being the compressed
 # network's: the kernel by ridge regression (the ridge by cross-validation), then its factors. Where a ReLU cuts the original off, any negative
@@ -86,13 +89,13 @@ images."""))  # fmt: skip
 # ## Evidence
 
 # %%
-groups = scheme.groupby(["network", "budget"])
+groups = sorted(scheme.groupby(["network", "budget"]), key=lambda pair: (pair[0][0], -pair[0][1]))
 table = pd.DataFrame([
-    {"network": NETWORKS[network], "budget": budget, "MACs left": f"{same.macs.mean():.1%}", "parameters left": f"{same.params.mean():.1%}",
+    {"network": NETWORKS[network], "budget": f"{budget:g}", "MACs left": f"{same.macs.mean():.1%}", "parameters left": f"{same.params.mean():.1%}",
      "original": told(same.original), "factored": told(same.raw_accuracy), "in sequence": told(same.sequence_accuracy),
      "five epochs": told(five.tuned_accuracy) if len(five := tuned[(tuned.network == network) & (tuned.budget == budget)]) else "not run",
      "draws": f"{same.seed.nunique()}, {len(five)}"}
-    for (network, budget), same in groups]).sort_values(["network", "budget"], ascending=[True, False])  # fmt: skip
+    for (network, budget), same in groups])  # fmt: skip
 display(Markdown("Accuracy in percent, mean and range over draws of 1,000 training images; all test images, read once a run. "
                  "*Five epochs*: from there, by the original's logits, still without labels."))  # fmt: skip
 table.style.hide(axis="index")

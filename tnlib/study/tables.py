@@ -173,15 +173,25 @@ def scheme() -> str:
         frame = frame[usual & frame["parameters.inputs"].eq(1000)]
     if frame.empty or "parameters.counted" not in frame:
         return "No run is on record yet."
-    rows = []
-    for (network, weights), group in frame.groupby(["parameters.network", "parameters.weights"]):
+    frame, rows = frame.assign(discount=frame.get("parameters.discount", 0.0)).fillna({"discount": 0.0}), []
+    for (network, weights, less), group in frame.groupby(["parameters.network", "parameters.weights", "discount"]):
         points = pd.DataFrame([row for found in group["metrics.rows"] for row in found if row["reason"] is None])
         for budget, same in sorted(points.groupby("budget"), reverse=True):
-            cells = [f"`{network}`, {weights}", f"{budget:g}", f"{same['macs'].mean():.1%}"]
+            cells = [f"`{network}`, {weights}", f"{less:g}", f"{budget:g}", f"{same['macs'].mean():.1%}"]
             cells += [_spread(group["metrics.original_accuracy"])]
             cells += [_spread(same[f"{stage}_accuracy"]) for stage in ("raw", "batchnorm", "sequence")]
             rows.append([*cells, str(len(same))])
-    head = ["network", "budget", "MACs left", "original", "factored", "and BatchNorm", "in sequence", "draws"]
+    head = [
+        "network",
+        "discount",
+        "budget",
+        "MACs left",
+        "original",
+        "factored",
+        "and BatchNorm",
+        "in sequence",
+        "draws",
+    ]
     images = f"Accuracy on {frame['metrics.test_images'].iloc[0]} test images."
     return f"{table(head, rows)}\n\n{images} Records: sweep `scheme_study`."
 
