@@ -102,7 +102,7 @@ def test_nothing_to_compress_is_said():
     ("how", "message"),
     [
         ({"formats": ("svd", "spatial")}, "unknown format 'spatial'; expected some of cp, cp3,"),
-        ({"metric": "weights"}, "unknown metric 'weights'; expected one of weight, input, exact"),
+        ({"metric": "weights"}, "unknown metric 'weights'; expected one of weight, input, kfac, exact"),
     ],
 )
 def test_unknown_names_are_refused(how, message):

@@ -534,10 +534,14 @@ for name, value in fixed.items():
 print(f"{len(tuned)} of {len(load_sweep(Path('tune_study')).runs)} runs are on record")
 
 # %%
-keys = ["network", "budget", "optimizer"]
+keys = ["network", "budget", "discount", "optimizer"]
 before_after = ["original_accuracy", "untuned_accuracy", "tuned_accuracy"]
-five = tuned.rename(columns=lambda name: name.split(".")[-1]).sort_values("budget")
-five = five.assign(dense=five.budget == 1).groupby(keys, sort=False)[before_after].agg(["mean", "count"])
+columns = {f"parameters.{name}": name for name in keys} | {f"metrics.{name}": name for name in before_after}
+five = tuned.assign(**{"parameters.discount": tuned.get("parameters.discount", 0.0)}).fillna(
+    {"parameters.discount": 0.0}
+)
+five = five.rename(columns=columns)[[*columns.values()]].sort_values(["network", "budget"])
+five = five.groupby(keys, sort=False)[before_after].agg(["mean", "count"])
 five = five.drop(columns=[(name, "count") for name in before_after[:2]])
 (100 * five.xs("mean", axis=1, level=1)).round(2).assign(draws=five["tuned_accuracy", "count"])
 
@@ -549,11 +553,17 @@ five = five.drop(columns=[(name, "count") for name in before_after[:2]])
 # %%
 clock = study.results("bench-scheme")
 clock = clock[clock["parameters.profile"] == "full"] if len(clock) else clock
-clock = clock.rename(columns=lambda name: name.split(".")[-1])
+shown = [
+    "parameters.network",
+    "parameters.budget",
+    "metrics.curves_s",
+    "metrics.apply_s",
+    "metrics.repair_s",
+    "metrics.seconds_s",
+]
 if len(clock):
-    clock = clock.assign(peak_gb=clock.peak_bytes / 1e9)
-    shown = ["network", "budget", "curves_s", "apply_s", "repair_s", "seconds_s", "peak_gb", "repeats"]
-    print(clock[shown].round(1).to_string(index=False))
+    table = clock[shown].assign(peak_gb=clock["metrics.peak_bytes"] / 1e9, threads=clock["machine.threads"])
+    print(table.rename(columns=lambda name: name.split(".")[-1]).round(1).to_string(index=False))
 
 # %% [markdown]
 # ### Does the prediction tell the loss?

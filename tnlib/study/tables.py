@@ -14,6 +14,7 @@ from tnlib import paths
 from tnlib.study.parameters import read_notebook
 from tnlib.study.store import DamagedRecordError, read_all, results
 from tnlib.study.tables_formats import rows_of_formats, rows_of_int8
+from tnlib.study.tables_scheme import rows_of_epochs, rows_of_scheme, spread
 from tnlib.study.tables_sentences import rows as rows_of_sentences
 
 PAGES = [
@@ -151,55 +152,16 @@ def compressed() -> str:
         how = dict(zip(names, key, strict=True))
         ranks = f"{how['choice']}, {how['formats']}, by `{how['metric']}`" if how["choice"] != "dense" else "dense"
         cells = [f"`{how['network']}`", f"{group['metrics.macs'].mean():.1%}", ranks]
-        cells += [_spread(group[f"metrics.{stage}_accuracy"]) for stage in ("original", "raw", "repaired")]
+        cells += [spread(group[f"metrics.{stage}_accuracy"]) for stage in ("original", "raw", "repaired")]
         cells.insert(
             5, "" if how["choice"] == "dense" else "in sequence" if how["repair"] == "sequence" else "BatchNorm"
         )
         rate = f"{how['epochs']}, rate {how['lr']:g}" + f", distilled by {how['distill']:g}" * bool(how["distill"])
-        cells += [_spread(group["metrics.tuned_accuracy"]), rate] if how["epochs"] else ["", "none"]
+        cells += [spread(group["metrics.tuned_accuracy"]), rate] if how["epochs"] else ["", "none"]
         rows.append([*cells, str(len(group))])
     head = ["network", "MACs left", "ranks", "original", "raw", "repair", "repaired", "trained on", "epochs", "seeds"]
     images = frame["metrics.test_images"].iloc[0]
     return f"{table(head, rows)}\n\nAccuracy on {images} test images. Records: sweeps `repair_study`, `halve_study`."
-
-
-def scheme() -> str:
-    """The scheme of notebook 14 on its networks, without labels or training: before, as factored, and in sequence."""
-    frame = _full_size("ablate-scheme")
-    if "parameters.counted" in frame:
-        told = frame["parameters.formats"].map(" ".join) + frame["parameters.metric"] + frame["parameters.choice"]
-        usual = told.eq("spatial_svd cp3exactallocated") & frame["parameters.pictures"].eq("training")
-        usual &= frame["parameters.rounds"].eq(3) & frame["parameters.counted"].eq("exact")
-        frame = frame[usual & frame["parameters.inputs"].eq(1000)]
-    if frame.empty or "parameters.counted" not in frame:
-        return "No run is on record yet."
-    frame, rows = frame.assign(discount=frame.get("parameters.discount", 0.0)).fillna({"discount": 0.0}), []
-    for (network, weights, less), group in frame.groupby(["parameters.network", "parameters.weights", "discount"]):
-        points = pd.DataFrame([row for found in group["metrics.rows"] for row in found if row["reason"] is None])
-        for budget, same in sorted(points.groupby("budget"), reverse=True):
-            cells = [f"`{network}`, {weights}", f"{less:g}", f"{budget:g}", f"{same['macs'].mean():.1%}"]
-            cells += [_spread(group["metrics.original_accuracy"])]
-            cells += [_spread(same[f"{stage}_accuracy"]) for stage in ("raw", "batchnorm", "sequence")]
-            rows.append([*cells, str(len(same))])
-    head = [
-        "network",
-        "discount",
-        "budget",
-        "MACs left",
-        "original",
-        "factored",
-        "and BatchNorm",
-        "in sequence",
-        "draws",
-    ]
-    images = f"Accuracy on {frame['metrics.test_images'].iloc[0]} test images."
-    return f"{table(head, rows)}\n\n{images} Records: sweep `scheme_study`."
-
-
-def _spread(values: pd.Series[float]) -> str:
-    """Their mean, and the smallest and the largest where they differ."""
-    lowest, highest = values.min(), values.max()
-    return f"{values.mean():.2%}" + f" ({lowest:.2%} to {highest:.2%})" * bool(highest > lowest)
 
 
 def _elsewhere(found: tuple[list[str], list[list[str]], str]) -> str:
@@ -252,7 +214,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "sweeps": sweeps,
     "benchmarks": benchmarks,
     "compressed": compressed,
-    "scheme": scheme,
+    "scheme": lambda: _elsewhere(rows_of_scheme()),
+    "epochs": lambda: _elsewhere(rows_of_epochs()),
 }
 
 
