@@ -424,7 +424,10 @@ rows = [{name: record.get(f"parameters.{name}") for name in names} | {"seed": re
         for record in records for row in record["metrics.rows"]]  # fmt: skip
 points = pd.DataFrame(rows).fillna({"discount": 0.0})  # older records had none
 points["formats"] = points.formats.map(" ".join)
-print(f"{len(records)} of {len(asked)} runs are on record, {points.seed.nunique()} draw(s) of images")
+done = sum(record["run.key"] in {run.key for run in asked} for record in records)
+print(
+    f"{done} of {len(asked)} runs are on record, and {len(records) - done} from before the discount; {points.seed.nunique()} draws of images"
+)
 
 # %%
 scheme = {
@@ -531,7 +534,9 @@ fixed = {
 }
 for name, value in fixed.items():
     tuned = tuned[tuned[f"parameters.{name}"] == value] if len(tuned) else tuned
-print(f"{len(tuned)} of {len(load_sweep(Path('tune_study')).runs)} runs are on record")
+wanted = {run.key for run in load_sweep(Path("tune_study")).runs}
+done = sum(key in wanted for key in tuned["run.key"]) if len(tuned) else 0
+print(f"{done} of {len(wanted)} runs are on record, and {len(tuned) - done} from before the discount")
 
 # %%
 keys = ["network", "budget", "discount", "optimizer"]

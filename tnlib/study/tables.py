@@ -176,10 +176,12 @@ def sweeps() -> str:
     frame, rows = results(), []
     for path in sorted((paths.NOTEBOOKS / "sweeps").glob("*.yaml")):
         plan = load(path)
-        done = frame[frame["run.sweep"] == plan.name].drop_duplicates("run.key")
+        made = frame[frame["run.sweep"] == plan.name].drop_duplicates("run.key")
+        done = made["run.key"].isin([run.key for run in plan.runs])
         purpose = path.read_text().splitlines()[0].removeprefix("#").strip()
-        minutes = f"{done['run.seconds'].sum() / 60:.0f}" if len(done) else "not run"
-        rows.append([f"[{path.name}]({path.name})", purpose, str(len(plan.runs)), str(len(done)), minutes])
+        minutes = f"{made['run.seconds'].sum() / 60:.0f}" if len(made) else "not run"
+        older = f", and {(~done).sum()} made from an older text" * bool((~done).any())
+        rows.append([f"[{path.name}]({path.name})", purpose, str(len(plan.runs)), f"{done.sum()}{older}", minutes])
     return table(["sweep", "question", "runs", "on record", "minutes"], rows)
 
 
