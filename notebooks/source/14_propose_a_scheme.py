@@ -568,7 +568,7 @@ shown = [
 ]
 if len(clock):
     table = clock[shown].assign(peak_gb=clock["metrics.peak_bytes"] / 1e9, threads=clock["machine.threads"])
-    print(table.rename(columns=lambda name: name.split(".")[-1]).round(1).to_string(index=False))
+    print(table.rename(columns=lambda name: name.split(".")[-1]).round(2).to_string(index=False))
 
 # %% [markdown]
 # ### Does the prediction tell the loss?

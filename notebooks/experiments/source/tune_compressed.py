@@ -15,12 +15,8 @@ weights: str = "trained"  # "trained" or "published"
 budget: float = 0.5  # share of the multiplications that is left, in (0, 1]; 1.0 is the network as it is
 formats: list[str] = ["spatial_svd", "cp3"]  # to choose from in each layer
 choice: str = "allocated"  # "allocated" or "uniform"; "uniform" takes one format
-metric: str = (
-    "input"  # "weight", "input", "kfac" or "exact": how a layer's loss is predicted, and in which norm it is factored
-)
-discount: float = (
-    0.0  # at least 0; less of early layers' losses counts in the allocation, by exp(-discount) of the first one
-)
+metric: str = "input"  # "weight", "input", "kfac" or "exact": the norm of predicted losses and of factors
+discount: float = 0.0  # at least 0; by exp(-discount) the first layer's loss counts less in the allocation
 repair: str = "sequence"  # "none", "batchnorm" or "sequence": what is done before training, without labels
 inputs: int = 100  # at least 1; training images, without labels, for the metric and for the repair
 epochs: int = 1  # at least 0
