@@ -157,7 +157,7 @@ display(Markdown(f"""## Where it loses
 
 Long training with labels goes further at the same share (grey circles). Multiplications are not time: a CPD's depthwise step runs far
 below a processor's peak. The scheme is led by its images. Two networks of one data set were looked at, and the scheme was developed on
-them, though nothing was chosen by test images. On ResNet-20 at 0.15, the format is worth {shift['spatial SVD alone']:.1f} points over spatial SVD alone and
+them: a first sketch looked at their test images, later choices were made on training images that nothing was fitted to. On ResNet-20 at 0.15, the format is worth {shift['spatial SVD alone']:.1f} points over spatial SVD alone and
 the rounds for ReLUs {shift['no rounds for ReLUs']:.1f}; at 0.4 most parts are worth less than draws of images differ by."""))  # fmt: skip
 
 # %% [markdown]
