@@ -24,7 +24,8 @@ body { max-width: 178mm; margin: 2em auto; padding: 0 1em }
 h1 { font-size: 16pt; line-height: 1.15; margin: 0 0 .3em } h2 { font-size: 12pt; margin: .8em 0 .2em }
 p { margin: .35em 0 }
 table { border-collapse: collapse; font-size: 8.8pt; margin: .4em 0 } th, td { padding: .1em .6em; text-align: right }
-th { border-bottom: 1px solid #888; font-weight: 600 } th:first-child, td:first-child { text-align: left; white-space: nowrap }
+th { border-bottom: 1px solid #888; font-weight: 600 }
+th:first-child, td:first-child { text-align: left; white-space: nowrap }
 img { max-width: 100% } .anchor-link, .prompt { display: none }
 @media print { body { margin: 0; padding: 0; max-width: none } }
 @media screen and (prefers-color-scheme: dark) { body { background: #181818; color: #ddd } img { background: #fff } }

@@ -10,7 +10,7 @@
 #
 # **What you need first.** Lesson 06 (formats), 10 (paired tests), 12 (allocation), 13 (the comparison); 02 for Gauss-Newton steps.
 #
-# **Time.** 110 minutes: 50 to read text and code, 60 for the exercises. Run All takes a minute and a half. **Difficulty.** Hard.
+# **Time.** 120 minutes: 60 to read text and code, 60 for the exercises. Run All takes a minute and a half. **Difficulty.** Hard.
 #
 # Previous: [13 compare representations](13_compare_representations.ipynb) · Next: [15 bring a network to a small machine](15_bring_a_network_to_a_small_machine.ipynb) · [Solutions](solutions/14_propose_a_scheme.ipynb) · [Glossary](GLOSSARY.md)
 

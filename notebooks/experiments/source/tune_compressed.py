@@ -58,14 +58,8 @@ example = looked_at[:1]
 
 # %%
 built = {"profile": profile, "network": network, "weights": weights, "budget": budget, "formats": formats}
-built |= {
-    "choice": choice,
-    "metric": metric,
-    "repair": repair,
-    "inputs": inputs,
-    "held_out": held_out,
-    "discount": discount,
-}
+built |= {"choice": choice, "metric": metric, "repair": repair, "inputs": inputs, "held_out": held_out}
+built |= {"discount": discount}
 recipe = {"epochs": epochs, "batch": batch, "optimizer": optimizer, "lr": lr, "distill": distill, "match": match}
 recipe |= {"norms": norms, "weight_decay": weight_decay}
 told = built | recipe | {"images": images}
