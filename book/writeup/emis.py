@@ -123,7 +123,7 @@ axes[1].legend(fontsize=7, loc="lower right")
 fig.tight_layout()
 
 # %%
-PARTS = {"the scheme": {}, "with a discount of early layers": {"discount": 1.0}, "no rounds for ReLUs": {"rounds": 0}, "repair counts all outputs alike": {"counted": "input"},
+PARTS = {"the scheme": {}, "discount of early layers, and interpolated curves": {"discount": 1.0}, "no rounds for ReLUs": {"rounds": 0}, "repair counts all outputs alike": {"counted": "input"},
          "formats, ranks by the kernel's norm": {"metric": "weight"}, "spatial SVD alone": {"formats": "spatial_svd"},
          "CPD alone, uniform ranks": {"formats": "cp3", "choice": "uniform"}, "3,000 images": {"inputs": 3000}}  # fmt: skip
 parts = {label: runs(**change) for label, change in PARTS.items()}
