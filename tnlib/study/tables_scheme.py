@@ -29,7 +29,9 @@ def rows_of_scheme() -> Rows:
         return head, [], "No run is on record yet."
     frame, rows = frame[frame["parameters.formats"].map(" ".join) == "spatial_svd cp3"], []
     for (network, weights, less), group in frame.groupby(["parameters.network", "parameters.weights", "discount"]):
-        points = pd.DataFrame([row for found in group["metrics.rows"] for row in found if row["reason"] is None])
+        pairs = [(seed, row) for seed, found in zip(group["seed"], group["metrics.rows"], strict=True) for row in found]
+        points = pd.DataFrame([{"seed": seed} | row for seed, row in pairs if row["reason"] is None])
+        points = points.drop_duplicates(["seed", "budget"], keep="last")  # made again: the newest counts
         for budget, same in sorted(points.groupby("budget"), reverse=True):
             cells = [f"`{network}`, {weights}", f"{less:g}", f"{budget:g}", f"{same['macs'].mean():.1%}"]
             cells += [spread(group["metrics.original_accuracy"])]
@@ -63,6 +65,7 @@ def _chosen(study: str, parameters: dict[str, object]) -> pd.DataFrame:
         if frame.empty or f"parameters.{name}" not in frame:
             return frame.iloc[:0]
         frame = frame[frame[f"parameters.{name}"] == value]
+    frame = frame.sort_values("date")
     return frame.assign(discount=frame.get("parameters.discount", 0.0)).fillna({"discount": 0.0})
 
 
