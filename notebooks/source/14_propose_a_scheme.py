@@ -507,7 +507,7 @@ ablation
 # fits the factors anew whatever they came from. What it still decides are formats and ranks, and that shows at 0.15.
 # The **discount** $\delta$ was found by four repairs of ResNet-20 at 0.15: on 3,000 training images that nothing was fitted to, the logits' relative squared error was 0.162 with $\delta = 0$, 0.155 and 0.156 with 0.7 and 1.5, and 0.171 with $-0.7$. So what the sequence repairs *is* mostly what early layers lose.
 # A **second pass** over all layers, from the repaired network on, makes things worse there: 0.160 instead of 0.156. Why, was not looked into.
-# All of these were tried on such images, and then measured once. In the table all other parts have the discount of the first row. Runs from before the discount knew losses at the ranks that were decomposed only, and none in between; draw 0 was run again without discount, with them: the first three rows have interpolated losses, the other ones do not. On test images the discount then makes the squared error of the logits smaller at both budgets, and is no more than noise in right answers. What is missing is not on record yet.
+# All of these were tried on such images, and then measured once. In the table all other parts have the discount of the first row. Runs from before the discount knew losses at the ranks that were decomposed only, and none in between; draw 0 was run again without discount, with them: the first three rows have interpolated losses, the other ones do not. On test images the discount then makes the squared error of the logits smaller at both budgets, and in right answers it gains at the smaller one and loses at the larger one. What is missing is not on record yet.
 
 # %% [markdown]
 # ### Which images, and how many?
