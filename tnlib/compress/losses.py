@@ -42,8 +42,8 @@ def losses(place: Place, format: str, norm: Norm, prices: Prices, seed: int) -> 
     A matrix's ranks all come from one decomposition, as do those of formats with a closed form in the weight's own
     norm. Otherwise some ranks are decomposed and fitted; between two of them the logarithm of the loss is taken as
     linear: in the rank of a CPD, in the logarithm of the loss that a closed form in a norm of channels tells, in the
-    ranks of a train. Of a Tucker decomposition of all modes a closed form does not tell enough: only ranks that were
-    decomposed are known.
+    ranks of a train or of a matrix in digits. Of all modes of a convolution's Tucker decomposition a closed form does
+    not tell enough: only ranks that were decomposed are known.
     """
     cls, layer = layers.format_class(place.layer, format), place.layer
     if cls is layers.SVDLinear and norm.moment is not None:
