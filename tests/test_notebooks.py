@@ -87,6 +87,7 @@ def test_an_experiment_records_without_tnlib_around_it(path):
         ("experiments/replace_alexnet_conv2", {"weights": "mine/alexnet.pth", "imagenet_dir": "mine/val"}),
         ("experiments/replace_vgg_fc6", {"weights": "mine/vgg16.pth", "imagenet_dir": "mine/val"}),
         ("experiments/compress_sentences", {"weights": "mine/minilm", "text": "mine/verses.txt"}),
+        ("experiments/compress_speech", {"weights": "mine/vad.onnx", "sounds": "mine/prompts"}),
     ],
 )
 def test_files_of_a_reader_are_values_like_any(name, given):
@@ -241,6 +242,11 @@ RERUNS = [
         {**{"metric": "asvd", "choices": ["uniform"], "shares": [0.6], "repaired": True}, "verses": 40, "seed": 1},
     ),
     ("experiments/compress_sentences", {"metric": "weight", "shares": [1.0, 0.3], "inputs": 20, "verses": 60}),
+    (
+        "experiments/compress_speech",
+        {"metric": "weight", "formats": ["svd"], "shares": [0.4], "seconds": 1.0, "seed": 1},
+    ),
+    ("experiments/compress_speech", {"metric": "input", "formats": ["svd"], "shares": [1.0, 0.3], "inputs": 3}),
     ("experiments/recover_cp_factors", {"draws": 3, "order": 4, "size": 8, "starts": 2, "polish": "nls"}),
     ("experiments/recover_cp_factors", {"draws": 2, "order": 7, "size": 3, "snr_db": 300.0, "starts": 0}),
 ]
@@ -275,6 +281,7 @@ def test_rerun_with_other_parameters(name, parameters, tmp_path, monkeypatch):
     asserts |= {"experiments/tune_compressed": tuned, "experiments/compare_fits": fits}
     asserts |= {"experiments/replace_vgg_fc6": vgg, "experiments/ablate_scheme": ablated}
     asserts |= {"experiments/compress_sentences": embedded, "experiments/price_layers": priced}
+    asserts |= {"experiments/compress_speech": heard}
     if name == "13_compare_representations" and "network" not in parameters:
         rebuilt_from_records(path, run.output)
     if name in asserts:
@@ -546,6 +553,26 @@ def priced(metrics, parameters):
     assert {norm for _, norm, _ in curves} == {"weight", "input", "exact"}
     assert all(losses == sorted(losses) and len(losses) <= parameters["points"] for losses in curves.values())
     assert max(len(losses) for losses in curves.values()) == parameters["points"]
+
+
+def heard(metrics, parameters):
+    seconds, shares = parameters.get("seconds", 2.0), parameters["shares"]
+    assert metrics["chunks"] == 8 * int(seconds * 16000 / 512)
+    assert metrics["looked_at"] == metrics["chunks"] // 8 * parameters.get("inputs", 4)
+    assert metrics["macs"] - metrics["layer_macs"] == 4 * 258 * 256
+    assert metrics["reference_difference"] is None
+    assert 0.2 < metrics["spoken"] < 0.9
+    assert (metrics["original_same"], metrics["original_change"]) == (1, 0)
+    assert [(row["choice"], row["share"]) for row in metrics["rows"]] == [
+        (choice, share) for choice in ("uniform", "allocated") for share in shares
+    ]
+    for row in metrics["rows"]:
+        assert row["share"] - 0.02 < row["layers"] <= row["share"] + 1e-9
+        left = row["layers"] * metrics["layer_macs"] + metrics["macs"] - metrics["layer_macs"]
+        assert row["macs"] == pytest.approx(left / metrics["macs"])
+        assert 0 < row["raw_area"] < 1
+        stays = (row["choice"], row["share"]) == ("allocated", 1)  # uniform: even then each layer is factored
+        assert (row["raw_change"] == 0) == stays
 
 
 def embedded(metrics, parameters):
