@@ -232,7 +232,7 @@ RERUNS = [
     ),
     (
         "experiments/quantize_network",
-        {"budget": 0.5, "inputs": 100, "metric": "weight", "repair": "batchnorm", "seed": 1},
+        {"budget": 0.5, "inputs": 100, "metric": "weight", "repair": "batchnorm", "ablate": True, "seed": 1},
     ),
     ("experiments/quantize_network", {"network": "quick-cifar10", "balance": "none", "skip": ["1"], "inputs": 64}),
     ("experiments/compare_peers", {"peer": "none", "budgets": [1.0, 0.5], "inputs": 100, "seed": 1}),
@@ -614,6 +614,16 @@ def quantized(metrics, parameters):
     assert (metrics["torch_accuracy"] == metrics["original_accuracy"]) == (not compressed)
     assert metrics["int8_accuracy"] > metrics["torch_accuracy"] - 0.08
     assert abs(metrics["int8_accuracy"] - metrics["int8_plain_accuracy"]) < 0.01  # 7 bits: nothing overflows
+    first, *changed = metrics["rows"]
+    assert first.items() >= {"per_channel": True, "weight_bits": 7, "skip": parameters.get("skip", [])}.items()
+    assert first["int8_right"] == metrics["int8_right"]
+    assert len(changed) == (5 if "ablate" in parameters else 0)
+    for row in changed:
+        different = [n for n in ("per_channel", "weight_bits", "balance", "skip") if row[n] != first[n]]
+        assert len(different) == 1
+        assert (row["int8_nodes"] < row["nodes"]) == (different == ["skip"])
+        assert (row["links"] == 0) == (row["balance"] == "none")
+        assert (row["int8_bytes"] > 1.05 * first["int8_bytes"]) == (different == ["skip"])
     for name in ("torch", "onnx", "int8"):
         right = np.unpackbits(np.frombuffer(bytes.fromhex(metrics[f"{name}_right"]), np.uint8))
         assert abs(right.sum() / 2000 - metrics[f"{name}_accuracy"]) < 1e-12

@@ -4,6 +4,9 @@
 # An experiment, not a lesson: one run gives one record. A network is compressed to a share of its multiplications (1.0: left as
 # it is), repaired without labels, exported to ONNX, compared with torch, and quantized to int8 by ONNX Runtime. What is lost on
 # the way: by compression, by export, by int8? Times are another benchmark's.
+#
+# With `ablate` the network is quantized again with one choice of the quantizer changed at a time: how factors are balanced, one scale for a
+# whole weight, eight bits, the first and the last layer in float.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": the committed images; "full": 10,000 test images
@@ -11,6 +14,7 @@ network: str = "resnet20-cifar10"  # a network that `models.load` knows
 budget: float = 1.0  # share of the multiplications that is left, in (0, 1]; 1.0 is the network as it is
 formats: list[str] = ["spatial_svd"]  # formats to choose from
 metric: str = "input"  # "weight", "input" or "exact": how a layer's loss is predicted
+discount: float = 1.0  # how much less early layers' losses count in the allocation: by exp(-discount) of the first one
 inputs: int = 500  # at least 1; training images, without labels, for the metric, the repair and the ranges of values
 repair: str = "sequence"  # "batchnorm" or "sequence": what is done after compression, without labels
 int8: bool = True  # quantize, or stop at the float network
@@ -18,6 +22,7 @@ per_channel: bool = True  # a scale for each output of a weight, or one for the 
 weight_bits: int = 7  # 7 to 8; 8 overflows on x86 processors without VNNI
 balance: str = "activations"  # "none", "weights" or "activations": how channels between two factors are scaled before
 skip: list[str] = []  # modules that stay in float
+ablate: bool = False  # whether one of these choices is changed at a time, too
 seed: int = 0  # decides the images of `inputs`
 
 # %%
@@ -25,6 +30,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from torch import nn
 
 from tnlib import compress, data, deploy, measure, models, study, train
 
@@ -39,7 +45,9 @@ print(f"{len(looked_at)} images to calibrate on, {len(test)} to measure")
 model = models.load(network)
 small = model
 if budget < 1:
-    plan = compress.plan(model, looked_at, compress.Budget(macs=budget), formats=formats, metric=metric, seed=seed)
+    example = looked_at[:1]
+    curves = compress.curves(model, looked_at, formats, metric, example=example, seed=seed, discount=discount)
+    plan = compress.Plan.of(curves, compress.Budget(macs=budget))
     small = compress.repair(plan.apply(model), model, looked_at, fit=repair == "sequence")
 
 # %%
@@ -64,24 +72,44 @@ metrics |= {"onnx_other_top1": exported.samples - exported.same, "opset": export
 # An int8 network is run twice: as ONNX Runtime runs it here, and node by node with its rounded numbers multiplied in float. Where the
 # two accuracies are apart, products overflowed on this processor.
 
+
 # %%
-if int8:
+def packed(hits):
+    return np.packbits(hits.numpy()).tobytes().hex()
+
+
+# %%
+def quantized(per_channel, weight_bits, balance, skip):
     how = {"per_channel": per_channel, "weight_bits": weight_bits, "balanced": balance, "skip": skip}
     done = deploy.quantize(paths["float"], looked_at, paths["int8"], **how)
     plain = deploy.session(paths["int8"], fused=False)
-    right["int8"] = deploy.hits(paths["int8"], test.images, test.labels)
-    right["int8_plain"] = deploy.hits(plain, test.images, test.labels)
-    metrics |= {"int8_bytes": done.bytes, "nodes": done.nodes[0], "int8_nodes": done.nodes[1], "links": done.balanced}
+    row = {"int8_bytes": done.bytes, "nodes": done.nodes[0], "int8_nodes": done.nodes[1], "links": done.balanced}
+    for name, network in (("int8", paths["int8"]), ("int8_plain", plain)):
+        hits = deploy.hits(network, test.images, test.labels)
+        row |= {f"{name}_accuracy": float(hits.double().mean()), f"{name}_right": packed(hits)}
+    return row
+
+
+# %%
+chosen = {"per_channel": per_channel, "weight_bits": weight_bits, "balance": balance, "skip": skip}
+ends = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+others = {"per_channel": [not per_channel], "weight_bits": [15 - weight_bits], "skip": [[ends[0], ends[-1]]]}
+others["balance"] = [other for other in ("none", "weights", "activations") if other != balance] if budget < 1 else []
+
+# %%
+changed = [chosen | {name: other} for name, values in others.items() for other in values] if ablate else []
+rows = [how | quantized(**how) for how in [chosen, *changed]] if int8 else []
+metrics |= {"rows": rows} | {name: value for row in rows[:1] for name, value in row.items() if name not in chosen}
 folder.cleanup()
 
 # %%
 metrics |= {f"{name}_accuracy": hits.double().mean() for name, hits in right.items()}
-metrics |= {f"{name}_right": np.packbits(hits.numpy()).tobytes().hex() for name, hits in right.items()}
+metrics |= {f"{name}_right": packed(hits) for name, hits in right.items()}
 
 # %%
 told = {"profile": profile, "network": network, "budget": budget, "formats": formats, "metric": metric}
 told |= {"inputs": inputs, "repair": repair, "int8": int8, "per_channel": per_channel}
-told |= {"weight_bits": weight_bits, "balance": balance, "skip": skip}
+told |= {"weight_bits": weight_bits, "balance": balance, "skip": skip, "discount": discount, "ablate": ablate}
 
 # %%
 study.record(
