@@ -623,7 +623,6 @@ def quantized(metrics, parameters):
         assert len(different) == 1
         assert (row["int8_nodes"] < row["nodes"]) == (different == ["skip"])
         assert (row["links"] == 0) == (row["balance"] == "none")
-        assert (row["int8_bytes"] > 1.05 * first["int8_bytes"]) == (different == ["skip"])
     for name in ("torch", "onnx", "int8"):
         right = np.unpackbits(np.frombuffer(bytes.fromhex(metrics[f"{name}_right"]), np.uint8))
         assert abs(right.sum() / 2000 - metrics[f"{name}_accuracy"]) < 1e-12
