@@ -30,6 +30,8 @@ RERUNS = [
     ("bench_deploy", {"menus": [], "latency_budget": 0.01, "batches": [1], "budget": 0.5}),
     ("bench_formats", {"formats": ["cp3", "svd"], "budgets": [0.5], "batches": [2], "threads": [1], "seed": 1}),
     ("bench_formats", {"formats": ["spatial_svd"], "budgets": [0.6, 0.01], "batches": [1, 3], "threads": [1]}),
+    ("bench_others", {"shares": [0.5], "tokens": [3], "seed": 1}),
+    ("bench_others", {"shares": [0.7, 0.2], "tokens": [5, 9]}),
     ("bench_sweeps", {"cells": 1, "kills": 0}),
     ("bench_sweeps", {"cells": 0, "kills": 1, "seed": 3}),
 ]
@@ -48,7 +50,7 @@ def test_rerun_benchmark(name, parameters, tmp_path, monkeypatch):
     asserts = {"bench_layers": layers, "bench_convolutions": convolutions, "bench_products": products, "bench_cp": cp}
     asserts |= {"bench_characters": characters, "bench_coupled": coupled, "bench_sweeps": sweeps}
     asserts |= {"bench_compress": whole, "bench_latency": latency, "bench_deploy": deployed, "bench_formats": formats}
-    asserts |= {"bench_scheme": scheme}
+    asserts |= {"bench_scheme": scheme, "bench_others": others}
     asserts[name](record["metrics"], parameters)
 
 
@@ -75,6 +77,24 @@ def scheme(metrics, parameters):
     assert 0 < metrics["least_seconds"] <= metrics["seconds_s"] <= metrics["most_seconds"]
     assert metrics["peak_bytes"] >= metrics["peak_bytes_before"] > 1e8
     assert metrics["params"] > 1e5
+
+
+def others(metrics, parameters):
+    rows, shares = metrics["rows"], [1.0, *parameters["shares"]]
+    sizes = [("encoder", length) for length in parameters["tokens"]] + [("detector", 512)]
+    assert [(r["network"], r["size"], r["share"]) for r in rows] == [
+        (*size, share) for size in sizes for share in shares
+    ]
+    dense = {(row["network"], row["size"]): row for row in rows if row["share"] == 1}
+    assert dense["detector", 512]["macs"] == 679_552
+    for row in rows:
+        positive(row, "ms", "ms_low", "ms_high", "speedup", "gmacs_per_s")
+        whole = dense[row["network"], row["size"]]
+        assert (row["macs"] < whole["macs"]) == (row["bytes"] < 0.95 * whole["bytes"]) == (row["share"] < 1)
+        if row["network"] == "detector":
+            fixed = 4 * 258 * 256
+            assert 0 <= row["share"] - (row["macs"] - fixed) / (whole["macs"] - fixed) < 0.02
+            assert row["real_time"] == pytest.approx(row["ms"] / 32)
 
 
 def latency(metrics, parameters):
