@@ -14,8 +14,8 @@ from tnlib import paths
 from tnlib.study.parameters import read_notebook
 from tnlib.study.store import DamagedRecordError, read_all, results
 from tnlib.study.tables_formats import rows_of_formats, rows_of_int8
+from tnlib.study.tables_others import rows_of_sentences, rows_of_speech
 from tnlib.study.tables_scheme import rows_of_epochs, rows_of_scheme, spread
-from tnlib.study.tables_sentences import rows as rows_of_sentences
 
 PAGES = [
     paths.ROOT / "README.md",
@@ -211,6 +211,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "characters": characters,
     "digits": digits,
     "sentences": lambda: _elsewhere(rows_of_sentences()),
+    "speech": lambda: _elsewhere(rows_of_speech()),
     "alone": lambda: _elsewhere(rows_of_formats()),
     "int8": lambda: _elsewhere(rows_of_int8()),
     "sweeps": sweeps,
