@@ -12,6 +12,7 @@ from torch import Tensor
 from tnlib import layers
 from tnlib.compress.preconditioner import CPBlocks, Solve
 from tnlib.compress.quadratic import Coordinates, Quadratic
+from tnlib.compress.terms import Terms
 from tnlib.layers.stages import balanced, groups_of
 
 STEPS = 15  # of Levenberg-Marquardt
@@ -32,6 +33,7 @@ def fit_factors(
     method: Literal["nls", "als"] = "nls",
     tol: float = TOLERANCE,
     preconditioned: bool = True,
+    rounding: float = 0.0,
 ) -> tuple[list[Tensor], list[float]]:
     """Factors whose kernel K is near a target in the norm of a moment, from the layer's own on.
 
@@ -55,16 +57,20 @@ def fit_factors(
         tol: a step that gains less, relative to the error, is the last.
         preconditioned: for CP convolutions of one group, whether conjugate gradients are preconditioned by about the
             diagonal blocks of the normal matrix (`CPBlocks`): as many products then go further.
+        rounding: for CP convolutions of one group, by `nls`: how much the squares of the terms in the same norm count
+            beside the squared error. Terms that cancel are larger than what they make, and so is what int8 rounds off.
 
     Returns:
         Factors in the order of `layer.factors()`, float64, of equal norms, and the squared error relative to the
-        target's squared norm: at the start and after each step. It never grows.
+        target's squared norm, with `rounding` of the terms added: at the start and after each step. It never grows.
 
     Raises:
-        ValueError: an unknown method; a norm that is not positive definite.
+        ValueError: an unknown method; a norm that is not positive definite; a rounding that is no number of at least 0.
     """
     if method not in ("nls", "als"):
         raise ValueError(f"unknown method {method!r}; expected nls or als")
+    if not rounding >= 0:
+        raise ValueError(f"rounding: {rounding} is no number of at least 0")
     given = Quadratic(target, moment, outputs)
     coordinates = Coordinates(layer, given)
     problem, factors = coordinates.turned(given), coordinates.to([f.detach().double() for f in layer.factors()])
@@ -75,10 +81,12 @@ def fit_factors(
         elif isinstance(layer, layers.SVDLinear):
             factors, errors = _best_of_rank(kernel, factors, problem)
         else:
-            blocks, number = None, plain
-            if preconditioned and isinstance(layer, layers.CPConv) and groups_of(layer) == 1:
-                blocks, number = CPBlocks(layer, problem.moment), PRODUCTS[1] if products is None else products
-            factors, errors = _levenberg_marquardt(kernel, factors, problem, steps, number, tol, blocks)
+            blocks, number, terms = None, plain, None
+            if isinstance(layer, layers.CPConv) and groups_of(layer) == 1:
+                terms = Terms(problem, rounding) if rounding else None
+                if preconditioned:
+                    blocks, number = CPBlocks(layer, problem.moment), PRODUCTS[1] if products is None else products
+            factors, errors = _levenberg_marquardt(kernel, factors, problem, steps, number, tol, blocks, terms)
     return balanced(coordinates.back(factors)), errors
 
 
@@ -99,23 +107,30 @@ def _levenberg_marquardt(
     products: int,
     tol: float,
     blocks: CPBlocks | None,
+    terms: Terms | None,
 ) -> tuple[list[Tensor], list[float]]:
     """As `fit_factors`. The damping of a factor is relative to what the normal matrix has on its diagonal there."""
     factors = balanced(factors)
 
     def look(at: Sequence[Tensor]) -> tuple[float, Tensor, Pull]:
         pull = Pull(kernel, at)
-        return *problem.look(pull.kernel), pull
+        error, weighed = problem.look(pull.kernel)
+        return error + (0.0 if terms is None else terms.penalty(at)), weighed, pull
 
     error, weighed, pull = look(factors)
     errors, damping = [error], 1e-3
     for _ in range(steps):
         scales = _scales(kernel, factors, problem)
-        downhill = [-part for part in pull(weighed)]
+        uphill, bent = pull(weighed), None
+        if terms is not None:
+            slope, bent = terms.slope(factors)
+            uphill = [part + more for part, more in zip(uphill, slope, strict=True)]
+        downhill = [-part for part in uphill]
         for _ in range(5):
             added = [damping * scale for scale in scales]
             solve = _scaled([1 / (s * (1 + damping)) for s in scales]) if blocks is None else blocks.at(factors, added)
-            normal = _Normal(kernel, factors, problem, pull, added)
+            both = added if bent is None else [a + b for a, b in zip(added, bent, strict=True)]
+            normal = _Normal(kernel, factors, problem, pull, both)
             step = _conjugate_gradients(normal, downhill, solve, products)
             moved = [factor + part for factor, part in zip(factors, step, strict=True)]
             trial = look(moved)
@@ -175,7 +190,12 @@ class _Normal:
     """A direction multiplied by J^T H J + damping, H the Hessian of a problem."""
 
     def __init__(
-        self, kernel: Kernel, factors: Sequence[Tensor], problem: Quadratic, pull: Pull, damping: list[float]
+        self,
+        kernel: Kernel,
+        factors: Sequence[Tensor],
+        problem: Quadratic,
+        pull: Pull,
+        damping: Sequence[float | Tensor],
     ) -> None:
         self.kernel, self.factors, self.problem, self.pull, self.damping = kernel, factors, problem, pull, damping
 

@@ -167,6 +167,7 @@ def refit(
     sums: Regression | None = None,
     outputs: Tensor | None = None,
     steps: int = STEPS,
+    rounding: float = 0.0,
 ) -> None:
     """Fit a layer of a compressed network, in place, to the outputs that are wanted of it.
 
@@ -181,13 +182,14 @@ def refit(
         sums: those of the layer, where the same inputs have been looked at before.
         outputs: how much squared errors of its outputs count, (groups, outputs, outputs); None: all alike.
         steps: at most so many, of `fit_factors`.
+        rounding: as there.
     """
     sums = Regression(layer) if sums is None else sums
     for x, y in pairs:
         sums.add(x, y)
     target, moment = sums.solve(shift or layer.bias is not None)
     if isinstance(made, layers.Factorized):
-        factors, _ = fit_factors(made, target, moment, steps, outputs=evened(outputs))
+        factors, _ = fit_factors(made, target, moment, steps, outputs=evened(outputs), rounding=rounding)
         for parameter, factor in zip(made.factors(), factors, strict=True):
             parameter.copy_(factor)
         kernel = made.dense_weight()

@@ -29,6 +29,7 @@ def repair(
     skip: Collection[str] = (),
     rounds: int = ROUNDS,
     metric: Literal["input", "exact"] = "exact",
+    rounding: float = 0.0,
 ) -> nn.Module:
     """A new model: `small`, its layers fitted to what the original computes; no labels, no training, no rank changes.
 
@@ -55,13 +56,18 @@ def repair(
         metric: how much errors of a layer's outputs count: `input` all alike, `exact` by what they do to the outputs of
             the original, to first order, as the metric of that name has it; of a model that returns no tensor that
             depends on its layers all alike, too.
+        rounding: how much the squares of a CP convolution's terms count beside its squared error (`fit_factors`). For a
+            network that will be int8: 1e-3 keeps terms from cancelling, whose rounding would be larger than their sum.
 
     Raises:
-        ValueError: inputs that are empty; networks of other layers; negative rounds; an unknown metric.
+        ValueError: inputs that are empty; networks of other layers; negative rounds; an unknown metric; a rounding
+            that is no number of at least 0.
         TypeError: inputs of another kind.
     """
     if rounds < 0:
         raise ValueError(f"rounds: {rounds} is negative")
+    if not rounding >= 0:
+        raise ValueError(f"rounding: {rounding} is no number of at least 0")
     if metric not in ("input", "exact"):
         raise ValueError(f"unknown metric {metric!r}; expected input or exact")
     repaired, model = copy.deepcopy(small), opened(model)
@@ -74,9 +80,9 @@ def repair(
         outputs = _counted(repaired, model, every) if metric == "exact" else {}
         found = traced(repaired, model, every)
         if found is None:
-            fit_stepwise(repaired, model, every, skip, outputs)
+            fit_stepwise(repaired, model, every, skip, outputs, rounding)
         else:
-            Walk(*found, repaired, model, skip, rounds, outputs).run()
+            Walk(*found, repaired, model, skip, rounds, outputs, rounding).run()
     return repaired
 
 

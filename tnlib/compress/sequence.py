@@ -130,7 +130,9 @@ class Walk:
         skip: Collection[str] = (),
         rounds: int = 0,
         outputs: Mapping[str, Tensor] | None = None,
+        rounding: float = 0.0,
     ) -> None:
+        self.rounding = rounding
         self.graph, self.networks, self.bound = graph, (model, small), bound
         self.values: dict[fx.Node, tuple[list[Any], list[Any]]] = {}
         called = Counter(node.target for node in graph.nodes if node.op == "call_module")
@@ -192,6 +194,7 @@ class Walk:
         x, wanted = self.values[source][1], self._with_shortcut(node, norm, original)
         seen, before = Regression(layer), self._in_front_of_relu(node, norm, original)
         how: dict[str, Any] = {"shift": norm is not None, "sums": seen, "outputs": self.outputs.get(str(node.target))}
+        how["rounding"] = self.rounding
         refit(layer, made, zip(x, wanted, strict=True), **how)
         for _ in range(self.rounds):
             if before is None:

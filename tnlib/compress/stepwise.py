@@ -26,6 +26,7 @@ def fit_stepwise(
     calls: Sequence[Call],
     skip: Collection[str] = (),
     outputs: Mapping[str, Tensor] | None = None,
+    rounding: float = 0.0,
 ) -> None:
     """As `sequence.Walk`, without its care for shortcuts; it takes half a call of both networks for each layer."""
     shared, stops = shared_parameters(model), _order(small, model, calls[0])
@@ -33,11 +34,13 @@ def fit_stepwise(
     for name, source in stops:
         layer, made = model.get_submodule(name), small.get_submodule(name)
         if isinstance(made, BATCHNORM):
-            pairs = [(_seen(model, layer, call)[0], _seen(small, made, call)[0]) for call in calls]
-            shift_batchnorm(made, [x for x, _ in pairs], [x for _, x in pairs], fitted=source in fitted)
+            both = [(_seen(model, layer, call)[0], _seen(small, made, call)[0]) for call in calls]
+            shift_batchnorm(made, [x for x, _ in both], [x for _, x in both], fitted=source in fitted)
         elif may_be_fitted(layer, made, shared) and not inside(name, skip):
             behind = [norm for norm, before in stops if before == name]
-            refit(layer, made, _pairs(small, model, name, calls), shift=bool(behind), outputs=(outputs or {}).get(name))
+            pairs = _pairs(small, model, name, calls)
+            counted = (outputs or {}).get(name)
+            refit(layer, made, pairs, shift=bool(behind), outputs=counted, rounding=rounding)
             fitted.add(name)
 
 

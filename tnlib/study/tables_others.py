@@ -22,9 +22,9 @@ def rows_of_sentences() -> Rows:
         costs = [f"{same[kind].mean():.1%}" for kind in ("params", "macs")]
         for stage, name in (("raw", f"`{metric}`"), ("sequence", f"`{metric}`, in sequence")):
             if f"{stage}_cosine" in same and same[f"{stage}_cosine"].notna().any():
-                told = same[same[f"{stage}_cosine"].notna()]
-                figures = [_spread(told[f"{stage}_{key}"]) for key in kept]
-                found.append([f"{share:.0%}", str(choice), name, *costs, *figures, str(len(told))])
+                some = same[same[f"{stage}_cosine"].notna()]
+                figures = [_spread(some[f"{stage}_{key}"]) for key in kept]
+                found.append([f"{share:.0%}", str(choice), name, *costs, *figures, str(len(some))])
     dense = frame.drop_duplicates("seed")
     found.insert(0, ["100%", "the original", "", "100%", "100%", "1", "1", "1", _spread(dense["metrics.own_half"])])
     found[0].append(str(len(dense)))
@@ -78,8 +78,7 @@ def _full(name: str) -> pd.DataFrame:
     frame = results(name)
     if frame.empty:
         return frame
-    given: pd.DataFrame = frame[frame["parameters.weights"].ne("")]
-    return given.drop_duplicates("run.key", keep="last")
+    return frame.loc[frame["parameters.weights"].ne("")].drop_duplicates("run.key", keep="last")
 
 
 def _points(frame: pd.DataFrame) -> pd.DataFrame:

@@ -7,6 +7,8 @@
 #
 # With `ablate` the network is quantized again with one choice of the quantizer changed at a time: how factors are balanced, one scale for a
 # whole weight, eight bits, the first and the last layer in float.
+#
+# Terms of a CPD may cancel. Then each is larger than their sum, and so is what int8 rounds off each: `rounding` keeps the repair from it.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # "quick": the committed images; "full": 10,000 test images
@@ -17,6 +19,9 @@ metric: str = "input"  # "weight", "input" or "exact": how a layer's loss is pre
 discount: float = 1.0  # how much less early layers' losses count in the allocation: by exp(-discount) of the first one
 inputs: int = 500  # at least 1; training images, without labels, for the metric, the repair and the ranges of values
 repair: str = "sequence"  # "batchnorm" or "sequence": what is done after compression, without labels
+rounding: float = (
+    3e-4  # at least 0; how much the squares of a CP's terms count in the repair, beside the error of their sum
+)
 int8: bool = True  # quantize, or stop at the float network
 per_channel: bool = True  # a scale for each output of a weight, or one for the whole weight
 weight_bits: int = 7  # 7 to 8; 8 overflows on x86 processors without VNNI
@@ -48,7 +53,7 @@ if budget < 1:
     example = looked_at[:1]
     curves = compress.curves(model, looked_at, formats, metric, example=example, seed=seed, discount=discount)
     plan = compress.Plan.of(curves, compress.Budget(macs=budget))
-    small = compress.repair(plan.apply(model), model, looked_at, fit=repair == "sequence")
+    small = compress.repair(plan.apply(model), model, looked_at, fit=repair == "sequence", rounding=rounding)
 
 # %%
 cost, before = (measure.cost(m, looked_at[:1]) for m in (small, model))
@@ -108,7 +113,7 @@ metrics |= {f"{name}_right": packed(hits) for name, hits in right.items()}
 
 # %%
 told = {"profile": profile, "network": network, "budget": budget, "formats": formats, "metric": metric}
-told |= {"inputs": inputs, "repair": repair, "int8": int8, "per_channel": per_channel}
+told |= {"inputs": inputs, "repair": repair, "rounding": rounding, "int8": int8, "per_channel": per_channel}
 told |= {"weight_bits": weight_bits, "balance": balance, "skip": skip, "discount": discount, "ablate": ablate}
 
 # %%
