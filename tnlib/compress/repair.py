@@ -57,7 +57,8 @@ def repair(
             the original, to first order, as the metric of that name has it; of a model that returns no tensor that
             depends on its layers all alike, too.
         rounding: how much the squares of a CP convolution's terms count beside its squared error (`fit_factors`). For a
-            network that will be int8: 1e-3 keeps terms from cancelling, whose rounding would be larger than their sum.
+            network that will be int8, `ROUNDING` keeps terms from cancelling: each would be larger than their sum, and so
+            would be what is rounded off it.
 
     Raises:
         ValueError: inputs that are empty; networks of other layers; negative rounds; an unknown metric; a rounding

@@ -20,7 +20,7 @@ discount: float = 1.0  # how much less early layers' losses count in the allocat
 inputs: int = 500  # at least 1; training images, without labels, for the metric, the repair and the ranges of values
 repair: str = "sequence"  # "batchnorm" or "sequence": what is done after compression, without labels
 rounding: float = (
-    3e-4  # at least 0; how much the squares of a CP's terms count in the repair, beside the error of their sum
+    1e-3  # at least 0; how much the squares of a CP's terms count in the repair, beside the error of their sum
 )
 int8: bool = True  # quantize, or stop at the float network
 per_channel: bool = True  # a scale for each output of a weight, or one for the whole weight
