@@ -154,6 +154,21 @@ def test_a_network_of_ours(here, monkeypatch, capsys):
     assert shown.endswith("load it: python made/small/load.py\n")
 
 
+def test_terms_may_be_kept_from_cancelling(here):
+    command = "somebodys:Images --weights Images.safetensors --inputs images.npz --budget macs=0.5 --formats cp3"
+    assert run(f"{command} --out plain") == run(f"{command} --for-int8 --out small") == 0
+    x = torch.from_numpy(IMAGES).float()
+    model = runpy.run_path("somebodys.py")["Images"]()
+    model.load_state_dict(load_file("Images.safetensors"))
+    plan = compress.Plan.load(here / "small" / "plan.json").apply(model.eval())
+    for folder, rounding in (("plain", 0.0), ("small", compress.ROUNDING)):
+        small = compress.repair(plan, model, x, rounding=rounding)
+        with torch.no_grad():
+            assert torch.equal(loaded(here / folder)(x), small(x))
+    with torch.no_grad():
+        assert not torch.equal(loaded(here / "plain")(x), loaded(here / "small")(x))
+
+
 def test_arrays_are_samples_and_another_folder_is_asked_for(here, capsys):
     command = "somebodys:Images --weights Images.safetensors --inputs images.npz --budget params=0.7 --metric input"
     assert run(f"{command} --cache kept --out small") == 0
@@ -280,6 +295,7 @@ WRONG = {
     "somebodys:not_finite --budget macs=0.5": "weight of somebodys:not_finite holds numbers that are not finite",
     "somebodys:plain --budget macs=0.5": "needs --inputs, or the shape",
     "somebodys:plain --budget macs=0.5 --example 1,20 --metric input": "somebodys:plain needs --inputs",
+    "somebodys:plain --budget macs=0.5 --example 1,20 --for-int8": "somebodys:plain needs --inputs for --for-int8",
     "somebodys:plain --budget macs=0.5 --example 1,20 --metric output": "unknown metric 'output'",
     "somebodys:plain --budget macs=0.5 --example 1x20": "a shape is a list of sizes like 1,3,32,32, got '1x20'",
     "somebodys:plain --budget macs=0.5 --example 1,3": "does not run on zeros of shape (1, 3): ",

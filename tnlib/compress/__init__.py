@@ -13,7 +13,7 @@ from tnlib.compress.curves import DISCOUNT, Curves, curves
 from tnlib.compress.metrics import METRICS
 from tnlib.compress.norms import LossMetric, Norm
 from tnlib.compress.plan import Plan
-from tnlib.compress.repair import reestimate_batchnorm, repair
+from tnlib.compress.repair import ROUNDING, reestimate_batchnorm, repair
 from tnlib.compress.times import Times
 from tnlib.compress.timing import measure_times
 from tnlib.compress.uniform import uniform
@@ -22,6 +22,7 @@ from tnlib.compress.within import plan, plan_within
 __all__ = [
     "DISCOUNT",
     "METRICS",
+    "ROUNDING",
     "Allocation",
     "Budget",
     "Candidate",

@@ -16,6 +16,7 @@ from tnlib.compress.sequence import BATCHNORM, Walk, traced
 from tnlib.compress.stepwise import fit_stepwise
 from tnlib.compress.survey import opened
 
+ROUNDING = 1e-3  # for networks that will be int8; found on training images of ResNet-20 that nothing was fitted to
 ROUNDS = 3  # in which what is wanted in front of a ReLU is drawn anew
 
 
@@ -57,7 +58,7 @@ def repair(
             the original, to first order, as the metric of that name has it; of a model that returns no tensor that
             depends on its layers all alike, too.
         rounding: how much the squares of a CP convolution's terms count beside its squared error (`fit_factors`). For a
-            network that will be int8, `ROUNDING` keeps terms from cancelling: each would be larger than their sum, and so
+            network that will be int8, `ROUNDING` keeps terms from cancelling: each would be larger than their sum, as
             would be what is rounded off it.
 
     Raises:

@@ -41,6 +41,7 @@ PATH = click.Path(path_type=Path)
     help="keep what layers lose and how long they take; another budget is then quick",
 )
 @click.option("--onnx", is_flag=True, help="write network.onnx, compared with torch, and run_onnx.py, too")
+@click.option("--for-int8", is_flag=True, help="terms of CP convolutions do not cancel: tnlib export --int8 loses less")
 @click.option("--force", is_flag=True, help="replace an earlier result in DIR; other files there stay")
 def compress(
     network: str,
@@ -56,6 +57,7 @@ def compress(
     seed: int,
     cache: Path | None,
     onnx: bool,
+    for_int8: bool,
     force: bool,
 ) -> None:
     """Compress a NETWORK under a budget, without labels and without training.
@@ -80,6 +82,7 @@ def compress(
         seed=seed,
         cache=cache,
         onnx=onnx,
+        for_int8=for_int8,
         force=force,
         progress=Progress(),
     )

@@ -48,6 +48,7 @@ def compress_network(
     seed: int = 0,
     cache: Path | None = None,
     onnx: bool = False,
+    for_int8: bool = False,
     force: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Compressed:
@@ -69,6 +70,7 @@ def compress_network(
         seed: of the decompositions and the choice of images.
         cache: folder where curves and times are kept.
         onnx: write the network as ONNX, too (`exporting.write`), compared with torch.
+        for_int8: fit CP convolutions so that their terms do not cancel (`compress.ROUNDING`): int8 then loses less.
         force: replace an earlier result; other files in the folder stay.
         progress: called with (curves or times done, of how many, what the last one was).
 
@@ -87,6 +89,8 @@ def compress_network(
         batches, told = _inputs(network, inputs, example, seed)
         shape = None if example is None else _zeros(example, batches, model)
         needed = metric in compress.METRICS and compress.METRICS[metric].needs_inputs
+        if for_int8 and batches is None:
+            raise ValueError(f"{target} needs --inputs for --for-int8: terms are looked after in the repair")
         if batches is None and (shape is None or needed):
             shown = "" if needed else ", or the shape of the network's one input, as in --example 1,3,224,224"
             raise ValueError(f"{target} needs --inputs{shown}")
@@ -108,7 +112,7 @@ def compress_network(
         plan = compress.plan_within(curves, model, budget, cache=cache, progress=progress)
         small, repaired = plan.apply(model), batches is not None
         if batches is not None:
-            small = _repaired(small, model, batches, skip)
+            small = _repaired(small, model, batches, skip, compress.ROUNDING if for_int8 else 0.0)
         before, after = measure.cost(model, call.example), measure.cost(small, call.example)
         timing = _latency(model, small, call)
         notes = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
@@ -191,12 +195,14 @@ def _naming(batches: given.Inputs | None) -> Iterator[None]:
         raise ValueError(f"the network does not run on {current}: {_said(error)}") from None
 
 
-def _repaired(small: nn.Module, model: nn.Module, batches: given.Inputs, skip: Collection[str]) -> nn.Module:
+def _repaired(
+    small: nn.Module, model: nn.Module, batches: given.Inputs, skip: Collection[str], rounding: float
+) -> nn.Module:
     """The network with its layers fitted on the inputs. ValueError that names the batch that it does not take."""
     with _naming(batches), torch.no_grad(), measure.evaluating(model):
         for call in calls(model, batches):
             call.run(model)
-    return compress.repair(small, model, batches, skip=skip)
+    return compress.repair(small, model, batches, skip=skip, rounding=rounding)
 
 
 def _said(error: Exception) -> str:
