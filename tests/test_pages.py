@@ -131,21 +131,27 @@ def test_a_table_without_records_says_so(monkeypatch):
 
 
 def test_int8_has_a_row_for_a_budget_and_means_over_draws(monkeypatch):
-    told = {"profile": "full", "weight_bits": 7, "per_channel": True, "skip": [], "network": "net", "balance": "none"}
+    told = {"profile": "full", "weight_bits": 7, "per_channel": True, "skip": [], "network": "net"}
+    told |= {"balance": "activations", "formats": ["svd", "cp3"]}
     found = {"onnx_bytes": 2000, "int8_bytes": 1000, "macs": 0.4, "test_images": 10}
-    runs = [(0.4, 0.9, 0.8), (0.4, 0.8, 0.7), (1.0, 0.9, 0.9)]
+    runs = [(0.4, 0, 1e-3, 0.9, 0.8), (0.4, 1, 1e-3, 0.8, 0.7), (0.4, 0, None, 0.9, 0.5), (1.0, 0, 1e-3, 0.9, 0.9)]
     rows = [
-        {f"parameters.{name}": value for name, value in (told | {"budget": budget}).items()}
+        {f"parameters.{name}": value for name, value in (told | {"budget": budget, "rounding": rounding}).items()}
         | {
             f"metrics.{name}": value
             for name, value in (found | {"onnx_accuracy": before, "int8_accuracy": after}).items()
         }
-        | {"run.key": str(k)}
-        for k, (budget, before, after) in enumerate(runs)
+        | {"seed": seed}
+        for budget, seed, rounding, before, after in runs
     ]
-    rows.append(rows[0] | {"parameters.profile": "quick", "run.key": "4"})
+    again = {"metrics.int8_accuracy": 0.6}  # of one run the newest record
+    rows += [rows[2] | again, rows[0] | {"parameters.profile": "quick"}, rows[0] | {"parameters.balance": "none"}]
     monkeypatch.setattr("tnlib.study.tables_formats.results", lambda study: pd.DataFrame(rows))
     _, made, line = rows_of_int8()
-    assert [row[-1] for row in made] == ["1", "2"]  # the largest budget first
-    assert made[1][3:7] == ["85.00%", "75.00%", "2", "1"]
+    assert [row[2:4] for row in made] == [["dense", ""], ["`svd`, `cp3`", "yes"], ["`svd`, `cp3`", "no"]]
+    assert [row[4:] for row in made] == [
+        ["90.00%", "90.00%", "2", "1", "1"],
+        ["85.00%", "75.00%", "2", "1", "2"],
+        ["90.00%", "60.00%", "2", "1", "1"],
+    ]
     assert line.startswith("Accuracy on 10 test images")

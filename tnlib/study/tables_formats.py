@@ -49,20 +49,26 @@ def _named(formats: list[str], metric: str) -> str:
 
 
 def rows_of_int8() -> tuple[list[str], list[list[str]], str]:
-    """Likewise: float beside int8, accuracy and bytes."""
+    """Likewise: float beside int8, accuracy and bytes; with and without care for terms that cancel."""
     frame = results("quantize-network")
     if not frame.empty:
         frame = frame[frame["parameters.profile"].eq("full") & frame["parameters.weight_bits"].eq(7)]
         frame = frame[frame["parameters.per_channel"].eq(True) & frame["parameters.skip"].map(len).eq(0)]
-        frame = frame.drop_duplicates("run.key", keep="last")
+        frame = frame[frame["parameters.balance"].eq("activations")]
     if frame.empty:
         return [], [], "No run is on record yet."
+    frame = frame.assign(rounding=frame.get("parameters.rounding", 0.0)).fillna({"rounding": 0.0})
+    dense = frame["parameters.budget"].eq(1)
+    named = frame["parameters.formats"].map(lambda formats: ", ".join(f"`{name}`" for name in formats))
+    frame = frame.assign(formats=named.mask(dense, "dense"), rounding=frame["rounding"].mask(dense, 0.0))
+    keys = ["parameters.network", "parameters.budget", "formats", "rounding"]
+    frame = frame.drop_duplicates([*keys, "seed"], keep="last")
     made, measured = [], ["onnx_accuracy", "int8_accuracy", "onnx_bytes", "int8_bytes", "macs"]
-    keys = [f"parameters.{name}" for name in ("network", "budget", "balance")]
-    for (network, _, balance), group in reversed(list(frame.groupby(keys))):
+    for (network, budget, formats, rounding), group in reversed(list(frame.groupby(keys))):
         before, after, size, smaller, macs = (group[f"metrics.{name}"].mean() for name in measured)
-        cells = [f"`{network}`", f"{macs:.1%}", str(balance), f"{before:.2%}", f"{after:.2%}"]
+        bounded = "" if budget == 1 else "yes" if rounding else "no"
+        cells = [f"`{network}`", f"{macs:.1%}", str(formats), bounded, f"{before:.2%}", f"{after:.2%}"]
         made.append([*cells, f"{size / 1000:.0f}", f"{smaller / 1000:.0f}", str(len(group))])
-    head = ["network", "MACs left", "balanced by", "float", "int8", "kB", "kB, int8", "draws"]
+    head = ["network", "MACs left", "formats", "terms bounded", "float", "int8", "kB", "kB, int8", "draws"]
     images = frame["metrics.test_images"].iloc[0]
     return head, made, f"Accuracy on {images} test images, in ONNX Runtime. Records: sweep `quantize_study`."
