@@ -9,7 +9,7 @@
 #
 # **What you need first.** Lesson 06 (layers of factors), 07 (costs), 12 (budgets); 14 for the repair.
 #
-# **Time.** 95 minutes: 40 to read text and code, 55 for the exercises. Run All takes about a minute. **Difficulty.** Medium.
+# **Time.** 105 minutes: 50 to read text and code, 55 for the exercises. Run All takes one to two minutes. **Difficulty.** Medium.
 #
 # Previous: [14 propose a scheme](14_propose_a_scheme.ipynb) · Next: [20 compute with trains](20_compute_with_trains.ipynb) · [Solutions](solutions/15_bring_a_network_to_a_small_machine.ipynb) · [Glossary](GLOSSARY.md)
 
