@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "models": {"data", "networks"},
     "imagenet": {"networks"},
     "sentences": set(),
+    "speech": set(),
     "recipe": set(),
     "train": {"data", "models", "measure", "compress", "recipe"},
     "plots": set(),

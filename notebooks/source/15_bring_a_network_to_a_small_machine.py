@@ -306,7 +306,7 @@ for left in (1.4, 0.3, 0.1, 0.03):
     )
 
 # %% [markdown]
-# So the fit has to know. In the repair each CP layer minimizes its squared error plus a small multiple of $\sum_r \mathbb E\, y_r^2$, both in the same norm: `compress.repair(..., rounding=compress.ROUNDING)`, or `tnlib compress --for-int8`. That keeps a few large terms from doing each other's work. The
+# So the fit has to know. In the repair each CP layer minimizes its squared error plus a small multiple of $\sum_r \mathbb E\, y_r^2$, both in the same norm: `compress.repair(..., rounding=compress.ROUNDING)`, or `tnlib compress ... --for-int8`. That keeps a few large terms from doing each other's work. The
 # float network hardly notices; section 7 shows what int8 makes of it. (Prior art: Phan et al. 2020 and [others](https://www.mdpi.com/2076-3417/14/4/1491) bound a CPD's sensitivity so that it can be trained on; a [submission to ICLR 2023](https://openreview.net/forum?id=b1g6e7enW5o) seeks factors near their quantized versions, by ADMM; of the last two we read abstracts. There the numbers of the factors are rounded, in the kernel's norm; here we look at the values between them, in the norm of the inputs. We know of no one who did that, and did not search long.)
 #
 # ## 7. The whole network in int8
