@@ -603,7 +603,10 @@ quantized = study.results("quantize-network")
 told = {"profile": "full", "budget": 1.0, "per_channel": True, "weight_bits": 7, "inputs": 1000}
 for name, value in told.items():
     quantized = quantized[quantized[f"parameters.{name}"] == value] if len(quantized) else quantized
-for r in quantized.drop_duplicates("seed", keep="last").to_dict("records"):
+newest = {
+    (r["parameters.network"], r["seed"]): r for r in quantized.to_dict("records")
+}  # made again: the newest counts
+for r in newest.values():
     print(f"{r['parameters.network']}, seed {r['seed']}: {r['metrics.int8_accuracy']:.2%} of {r['metrics.original_accuracy']:.2%},"
           f" {r['metrics.int8_bytes'] / r['metrics.onnx_bytes']:.2f} of the bytes, {r['metrics.int8_nodes']} of {r['metrics.nodes']} nodes in integers")  # fmt: skip
 print(len(quantized), "records of int8 alone")

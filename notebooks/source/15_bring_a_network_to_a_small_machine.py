@@ -623,7 +623,7 @@ shown = ["ms", "speedup", "speedup_low", "speedup_high", "macs", "bytes"]
 timed.set_index(["network", "size", "share"])[shown].round(3) if len(timed) else "none on record yet"
 
 # %% [markdown]
-# `size` is a sentence's length in tokens, or samples of sound. The encoder gains nearly what it saves, since its matrices are wide. The detector answers in less than a hundredth of the time that it has, dense or not, and gains little: its Fourier transform, which has no weights to choose, is two fifths of the multiplications. A megabyte less in memory may count there, time doesn't.
+# `size` is a sentence's length in tokens, or samples of sound. The encoder gains most of what it saves, since its matrices are wide. The detector answers in less than a hundredth of the time that it has, dense or not, and gains little: its Fourier transform, which has no weights to choose, is two fifths of the multiplications. There the smaller file may count, time doesn't.
 #
 # ## 11. What is not shown
 #
