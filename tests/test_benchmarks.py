@@ -26,7 +26,7 @@ RERUNS = [
     ("bench_scheme", {"formats": ["cp3"], "inputs": 40, "budget": 0.4}),
     ("bench_latency", {"budgets": [0.9, 0.01], "batches": [2], "formats": ["svd"]}),
     ("bench_latency", {"budgets": [0.8], "batches": [1], "seed": 1}),
-    ("bench_deploy", {"menus": ["spatial_svd"], "batches": [2], "inputs": 3, "seed": 1}),
+    ("bench_deploy", {"menus": ["spatial_svd"], "batches": [2], "lanes": [8, 1], "inputs": 3, "seed": 1}),
     ("bench_deploy", {"menus": [], "latency_budget": 0.01, "batches": [1], "budget": 0.5}),
     ("bench_formats", {"formats": ["cp3", "svd"], "budgets": [0.5], "batches": [2], "threads": [1], "seed": 1}),
     ("bench_formats", {"formats": ["spatial_svd"], "budgets": [0.6, 0.01], "batches": [1, 3], "threads": [1]}),
@@ -113,10 +113,11 @@ def latency(metrics, parameters):
 
 
 def deployed(metrics, parameters):
-    labels = ["dense", *parameters["menus"]]
-    keys = [(label, numbers) for label in labels for numbers in ("float", "int8")]
+    lanes, kinds = parameters.get("lanes", [8]), ("float", "int8")
+    keys = [("dense", numbers, lanes[0]) for numbers in kinds]
+    keys += [(label, numbers, number) for label in parameters["menus"] for number in lanes for numbers in kinds]
     for part in ("rows", "operators", "alone"):
-        assert [(row["network"], row["numbers"]) for row in metrics[part]] == keys
+        assert [(row["network"], row["numbers"], row["lanes"]) for row in metrics[part]] == keys
     assert len(metrics["not_made"]) == ("latency_budget" in parameters)
     assert all("out of reach" in text for text in metrics["not_made"])
     dense = metrics["rows"][0]
@@ -127,6 +128,9 @@ def deployed(metrics, parameters):
         limit = 1 if row["network"] == "dense" else parameters.get("budget", 0.4)
         assert limit - 0.1 < row["macs"] / dense["macs"] <= limit
         assert row["file_bytes"] < (0.6 if row["numbers"] == "int8" else 1.01) * dense["file_bytes"]
+    bytes_of = {(row["network"], row["numbers"], row["lanes"]): row["file_bytes"] for row in metrics["rows"]}
+    for label, numbers, number in bytes_of:
+        assert bytes_of[label, numbers, number] >= bytes_of.get((label, numbers, 1), 0)
     assert dense["speedup"] == metrics[f"dense_float_batch{dense['batch']}_speedup"] == 1
     for row in metrics["operators"]:
         assert sum(row["ms"].values()) > 0

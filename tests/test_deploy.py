@@ -104,6 +104,40 @@ def test_every_format_computes_in_onnx_what_it_computes_in_torch(format, tmp_pat
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(
+    ("format", "lanes"),
+    [("cp3", 1), ("cp3", 3), *((format, 8) for format in ("svd", "spatial_svd", "tucker2", "cp", "tt"))],
+)
+def test_channels_between_factors_are_padded_to_whole_lanes(format, lanes, tmp_path):
+    model = seeded(Residual)
+    for name in ("stem", "twice", "dilated"):
+        model.set_submodule(name, layers.factorize(model.get_submodule(name), format, share=0.6))
+    deploy.export(model, images(1), tmp_path / "n.onnx", lanes=lanes)
+    graph = onnx.load(tmp_path / "n.onnx").graph
+    shapes = {one.name: tuple(one.dims) for one in graph.initializer}
+    for name in ("stem", "dilated"):
+        chain = [node for node in graph.node if node.op_type == "Conv" and node.name.startswith(f"{name}/")]
+        ranks = [shapes[node.input[1]][0] for node in chain[:-1]]
+        stages = layers.freeze(model, images(1), portable=True).get_submodule(name)
+        own = [len(stages.get_buffer(f"kernel_{k}")) for k in range(len(ranks))]
+        assert ranks == [-(-rank // lanes) * lanes for rank in own]
+        assert shapes[chain[-1].input[1]][0] == len(model.get_submodule(name).weight)
+    x = images(4, 4)
+    torch.testing.assert_close(deploy.outputs(deploy.session(tmp_path / "n.onnx"), x)[0], torch_of(model, x), **ROUND)
+
+
+def test_int8_of_padded_factors_is_int8_of_the_factors(tmp_path):
+    model, x, found = factorized("cp3", 5), images(60, 1), {}
+    for lanes in (1, 8):
+        paths = [tmp_path / f"{kind}{lanes}.onnx" for kind in ("float", "int8")]
+        deploy.export(model, images(1), paths[0], lanes=lanes)
+        deploy.quantize(paths[0], x, paths[1])
+        found[lanes] = deploy.outputs(deploy.session(paths[1]), x)[0]
+    exact = torch_of(model, x)
+    wrong = {lanes: float((y - exact).norm() / exact.norm()) for lanes, y in found.items()}
+    assert wrong[8] < 1.1 * wrong[1] + 1e-3
+
+
 def test_keyword_arguments(tmp_path):
     model, x = seeded(Encoder), torch.randn(4, 6, 16, generator=torch.Generator().manual_seed(0))
     call = {"x": x, "mask": torch.zeros(4, 6, dtype=torch.bool)}

@@ -305,3 +305,17 @@ def test_a_graph_is_of_a_model_in_use():
 class Sum(nn.Module):
     def forward(self, x, y):
         return x + y
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_portable_chains_are_padded_with_zeros(groups):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 10, 3, padding=1, stride=2, groups=groups)
+    small, x = layers.factorize(conv, "cp3", 3), torch.randn(2, 6, 7, 8, generator=torch.Generator().manual_seed(1))
+    frozen = layers.freeze(small, x, portable=True, lanes=8)
+    assert len(frozen.kernel_0) == len(frozen.kernel_1) == (8 if groups == 1 else 6)
+    torch.testing.assert_close(frozen(x), small(x).detach())
+    torch.testing.assert_close(frozen.dense_weight(), small.dense_weight().detach())
+    torch.testing.assert_close(frozen.bias, conv.bias.detach())
+    with pytest.raises(ValueError, match="lanes must be at least 1, got 0"):
+        layers.freeze(small, x, portable=True, lanes=0)

@@ -13,12 +13,13 @@ except ModuleNotFoundError as missing:
     ) from None
 
 from tnlib.deploy.balance import balance
-from tnlib.deploy.export import Exported, ParityError, export
+from tnlib.deploy.export import LANES, Exported, ParityError, export
 from tnlib.deploy.int8 import Quantized, quantize
 from tnlib.deploy.loader import write_loader
 from tnlib.deploy.session import accuracy, hits, outputs, session
 
 __all__ = [
+    "LANES",
     "Exported",
     "ParityError",
     "Quantized",

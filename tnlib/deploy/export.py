@@ -17,6 +17,8 @@ from tnlib.deploy.session import Batch, Inputs, batches, outputs, session
 from tnlib.layers import freeze
 from tnlib.measure import evaluating, without_fast_path
 
+LANES = 8  # channels that ONNX Runtime's fast convolutions take at once on x86 processors without AVX-512
+
 
 class ParityError(RuntimeError):
     """An ONNX network that does not compute what torch computes."""
@@ -46,7 +48,13 @@ class Exported:
 
 
 def export(
-    model: nn.Module, example: Batch, path: str | Path, *, inputs: Inputs | None = None, tolerance: float = 1e-4
+    model: nn.Module,
+    example: Batch,
+    path: str | Path,
+    *,
+    inputs: Inputs | None = None,
+    tolerance: float = 1e-4,
+    lanes: int = LANES,
 ) -> Exported:
     """Write a network to an ONNX file: frozen (`layers.freeze`), all in one file, for any number of samples.
 
@@ -57,12 +65,16 @@ def export(
         path: of the file; it is replaced.
         inputs: what both are compared on, samples of one tensor or a sequence of batches; by default the example.
         tolerance: of the largest difference of the outputs, relative to the largest output, or to one if that is less.
+        lanes: channels between the convolutions of one factorized layer are padded with zeros to a multiple of this.
+            ONNX Runtime has fast kernels on x86 processors for multiples of 8, or of 16 with AVX-512, and slower ones
+            for all other numbers: the experiment `bench_deploy` measures it. With 1 nothing is padded: the smallest
+            file.
 
     Raises:
         ParityError: outputs that differ by more. No file is written then, and an old one stays.
         ValueError: a network that cannot be exported for any number of samples.
     """
-    frozen = freeze(model, example, portable=True)
+    frozen = freeze(model, example, portable=True, lanes=lanes)
     proto = _exported(frozen, example)
     _tidy(proto, frozen)
     onnx.checker.check_model(proto)

@@ -28,6 +28,7 @@ def freeze(
     *,
     fixed: bool = False,
     portable: bool = False,
+    lanes: int = 1,
 ) -> nn.Module:
     """A new model for inference: factors merged, planned and laid out, no gradients, in eval mode.
 
@@ -43,29 +44,36 @@ def freeze(
             export, too. Of convolutions alone: all else is planned for a number of rows, and right for any.
         portable: convolutions are merged, but not laid out for torch's own kernels, for which ranks are padded with
             channels of zeros, and one that is constant. For other runtimes.
+        lanes: where convolutions are portable, the channels between those of one chain are padded with zeros to a
+            multiple of this: runtimes that compute several channels at once need it for their fast kernels.
 
     Returns:
         A model of the same class. RuntimeError, from it, for training mode, or where a gradient is to pass through a
         layer that was factorized. With `fixed`, a convolution that gets another shape raises ValueError.
+
+    Raises:
+        ValueError: lanes below 1.
     """
+    if lanes < 1:
+        raise ValueError(f"lanes must be at least 1, got {lanes}")
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     shapes = _input_shapes(frozen, example)
     with without_autocast(next((p.device.type for p in frozen.parameters()), "cpu")):
-        frozen = _with_frozen_layers(frozen, shapes, portable)
+        frozen = _with_frozen_layers(frozen, shapes, lanes if portable else None)
     for module in frozen.modules():
         if isinstance(module, FrozenChain):
             module.fixed = fixed
     return frozen
 
 
-def _with_frozen_layers(frozen: nn.Module, shapes: dict[nn.Module, tuple[int, ...]], portable: bool) -> nn.Module:
+def _with_frozen_layers(frozen: nn.Module, shapes: dict[nn.Module, tuple[int, ...]], lanes: int | None) -> nn.Module:
     if isinstance(frozen, Factorized):
-        return _frozen(frozen, shapes.get(frozen), portable)
+        return _frozen(frozen, shapes.get(frozen), lanes)
     found: dict[nn.Module, nn.Module] = {}
     for name, module in list(frozen.named_modules(remove_duplicate=False)):
         if isinstance(module, Factorized):
             if module not in found:
-                found[module] = _frozen(module, shapes.get(module), portable)
+                found[module] = _frozen(module, shapes.get(module), lanes)
             frozen.set_submodule(name, found[module])
     kind = type(frozen)
     frozen.__class__ = type(kind.__name__, (_OnlyEval, kind), {"__module__": kind.__module__})
@@ -104,18 +112,21 @@ def _input_shapes(
     return shapes
 
 
-def _frozen(layer: Any, shape: tuple[int, ...] | None, portable: bool) -> Frozen:
-    """The frozen form of a layer for inputs of this shape; None for a layer that the example did not call."""
+def _frozen(layer: Any, shape: tuple[int, ...] | None, lanes: int | None) -> Frozen:
+    """The frozen form of a layer for inputs of this shape; None for a layer that the example did not call.
+
+    `lanes` are those of a portable form; None for one of torch's own.
+    """
     if any(hooked(module) for module in layer.modules()):  # whoever watches the stages goes on seeing them
         return FrozenLayer(layer)
     if isinstance(layer, TensorizedLinear):
         return FrozenTensorized(layer, 1 if shape is None else max(1, math.prod(shape[:-1])))
     if isinstance(layer, (FactorizedConv, TTMConv)):
-        return _frozen_conv(layer, shape, portable)
+        return _frozen_conv(layer, shape, lanes)
     return FrozenLayer(layer)
 
 
-def _frozen_conv(layer: Any, shape: tuple[int, ...] | None, portable: bool) -> Frozen:
+def _frozen_conv(layer: Any, shape: tuple[int, ...] | None, lanes: int | None) -> Frozen:
     if shape is None:  # one position is planned for
         spans = (1 + d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
         shape = (1, layer.in_channels, *spans)
@@ -124,8 +135,8 @@ def _frozen_conv(layer: Any, shape: tuple[int, ...] | None, portable: bool) -> F
         steps = _conv_steps(layer, shape)
     if steps is None:
         return FrozenLayer(layer)
-    if portable:
-        return FrozenChain(layer, steps, shape, fast=False)
+    if lanes is not None:
+        return FrozenChain(layer, steps, shape, fast=False, lanes=lanes)
     return FrozenBands(layer, steps, shape) if has_bands(steps, shape) else FrozenChain(layer, steps, shape)
 
 

@@ -63,11 +63,13 @@ class FrozenChain(Frozen):
     in_channels: int
     kernel_0: Tensor
 
-    def __init__(self, layer: Any, steps: Sequence[Step], input_shape: Sequence[int], *, fast: bool = True) -> None:
+    def __init__(
+        self, layer: Any, steps: Sequence[Step], input_shape: Sequence[int], *, fast: bool = True, lanes: int = 1
+    ) -> None:
         super().__init__(layer)
         self._layer_groups, steps = layer.groups, list(steps)
         fast = fast and len(input_shape) == 4 and all(s.simple and is_float32_cpu(s.kernel) for s in steps)
-        steps = _with_one_pass(_merged(steps), fast)
+        steps = _padded(_with_one_pass(_merged(steps), fast), lanes)
         self.steps: list[dict[str, Any]] = []
         self.fast, self.fixed, self.planned = fast, False, tuple(input_shape)
         shape = self.planned
@@ -217,6 +219,27 @@ def _merged(steps: Sequence[Step]) -> list[Step]:
 def _apart(one: Step, other: Step) -> bool:
     """Whether on each axis at most one of two steps does anything."""
     return all(one.idle(axis) or other.idle(axis) for axis in range(len(one.geometry.stride)))
+
+
+def _padded(steps: Sequence[Step], lanes: int) -> list[Step]:
+    """The same chain with zeros for channels that make the number of those between two steps a multiple of `lanes`.
+
+    A chain of several groups stays as it is: its channels would have to be padded group by group.
+    """
+    if any(step.groups > 1 and not step.depthwise for step in steps):
+        return list(steps)
+    result, room = [], 0  # channels that the step before has more
+    for number, step in enumerate(steps):
+        window = (0, 0) * (step.kernel.ndim - 2)
+        if step.depthwise:
+            kernel = F.pad(step.kernel, (*window, 0, 0, 0, room))
+        else:
+            more = -len(step.kernel) % lanes if number < len(steps) - 1 else 0
+            kernel = F.pad(step.kernel, (*window, 0, room, 0, more))
+            room = more
+        bias = None if step.bias is None else F.pad(step.bias, (0, len(kernel) - len(step.kernel)))
+        result.append(Step(kernel, bias, step.geometry, len(kernel) if step.depthwise else 1))
+    return result
 
 
 def _with_one_pass(steps: list[Step], fast: bool) -> list[Step]:

@@ -17,6 +17,7 @@ from tnlib.study.compress_command import PATH, parse_shape
 @click.option("--example", metavar="SHAPE", help="1,3,32,32: the shape of random inputs, without --inputs")
 @click.option("--int8", is_flag=True, help="write network.int8.onnx, too, calibrated on the inputs or training images")
 @click.option("--skip", multiple=True, metavar="NAME", help="a module that stays in float there")
+@click.option("--lanes", type=click.IntRange(1), help="pad ranks of convolutions to multiples (default 8; AVX-512: 16)")
 @click.option("--force", is_flag=True, help="replace earlier ONNX files in DIR; other files there stay")
 def export(
     network: str,
@@ -27,6 +28,7 @@ def export(
     example: str | None,
     int8: bool,
     skip: tuple[str, ...],
+    lanes: int | None,
     force: bool,
 ) -> None:
     """Write a network as ONNX: network.onnx, and run_onnx.py, which runs it.
@@ -45,6 +47,7 @@ def export(
         example=None if example is None else parse_shape(example),
         int8=int8,
         skip=skip,
+        lanes=lanes,
         force=force,
     )
     print(f"{files.lines()}\nrun it: python {(out or Path(network)) / 'run_onnx.py'} inputs.npy")

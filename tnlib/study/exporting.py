@@ -87,6 +87,7 @@ def export_network(
     example: tuple[int, ...] | None = None,
     int8: bool = False,
     skip: Collection[str] = (),
+    lanes: int | None = None,
     force: bool = False,
 ) -> Files:
     """Export a network, or what `tnlib compress` wrote.
@@ -100,6 +101,7 @@ def export_network(
         example: shape of random inputs, where there are no others; of a folder the one that it was counted with.
         int8: write an int8 network, too.
         skip: modules that stay in float there.
+        lanes: as for `deploy.export`, by default its own.
         force: replace earlier files.
 
     Raises:
@@ -122,7 +124,7 @@ def export_network(
         _require_free(out, force)
         found = samples(network, model, inputs, example)
         with tempfile.TemporaryDirectory() as staging:
-            files = write(Path(staging), model, found, int8=int8, skip=skip)
+            files = write(Path(staging), model, found, int8=int8, skip=skip, lanes=lanes)
             out.mkdir(parents=True, exist_ok=True)
             for name in result_folder.ONNX:
                 (out / name).unlink(missing_ok=True)
@@ -152,7 +154,15 @@ def samples(
     return Samples([drawn], f"{DRAWN} random inputs, since no others were given", None)
 
 
-def write(folder: Path, model: nn.Module, found: Samples, *, int8: bool = False, skip: Collection[str] = ()) -> Files:
+def write(
+    folder: Path,
+    model: nn.Module,
+    found: Samples,
+    *,
+    int8: bool = False,
+    skip: Collection[str] = (),
+    lanes: int | None = None,
+) -> Files:
     """Write the ONNX files of a network into a folder."""
     from tnlib import deploy
 
@@ -162,7 +172,8 @@ def write(folder: Path, model: nn.Module, found: Samples, *, int8: bool = False,
         raise ValueError("modules that stay in float are for --int8")
     _require_runs(model, found)
     path = folder / result_folder.ONNX[0]
-    done = deploy.export(model, found.example, path, inputs=found.compared)
+    lanes = deploy.LANES if lanes is None else lanes
+    done = deploy.export(model, found.example, path, inputs=found.compared, lanes=lanes)
     deploy.write_loader(path)
     if not int8:
         return Files(done, found.told)

@@ -2,7 +2,8 @@
 # # Measure what a compressed network gains in ONNX Runtime, in float and in int8
 #
 # A benchmark: one run gives one record, `bench-deploy`. A network and what is left of it at a share of its multiplications are frozen, exported
-# and quantized. How fast are they in ONNX Runtime beside the dense float network, with one thread, and where does the time go?
+# and quantized. How fast are they in ONNX Runtime beside the dense float network, with one thread, and where does the time go? What does it change if ranks
+# are padded with zeros to multiples of `lanes`?
 #
 # **Rules.** One process, one thread; all networks take turns, in blocks of calls after one that is not timed, and ratios are taken turn by turn. Memory and the first answer are measured by
 # `on_device.py`, in a process for each network. Times do not depend on the values of weights, so that nothing is repaired here: accuracy is `quantize_network`'s question. Nothing else may run.
@@ -14,6 +15,7 @@ latency_budget: float = (
     0.0  # at least 0; share of the time that is left in a plan by measured times, 0 for no such plan
 )
 menus: list[str] = ["spatial_svd", "cp3", "spatial_svd cp3"]  # a plan for each: the formats that it chooses from
+lanes: list[int] = [8]  # ranks are padded to multiples of these, each in a file of its own; 1 pads nothing
 batches: list[int] = [1, 64]  # images in a call
 inputs: int = 32  # at least 1; training images to calibrate int8 on
 seed: int = 0  # decides the images
@@ -40,16 +42,18 @@ seconds, folder = {"quick": 0.3, "full": 4.0}[profile], TemporaryDirectory()
 
 # %%
 files, costs, plans = {}, {}, []
+KEY = ("network", "numbers", "lanes")
 
 
 # %%
 def add(label, network):
-    """The network's float and int8 file."""
-    for numbers in ("float", "int8"):
-        files[label, numbers] = Path(folder.name) / f"{label.replace(' ', '_')}.{numbers}.onnx"
-        costs[label, numbers] = measure.cost(network, images[:1])
-    deploy.export(network, images[:1], files[label, "float"], inputs=images)
-    deploy.quantize(files[label, "float"], images, files[label, "int8"])
+    """The network's float and int8 files; the dense one has no ranks, and one file of each."""
+    costs[label] = measure.cost(network, images[:1])
+    for number in lanes if label != "dense" else lanes[:1]:
+        paths = [Path(folder.name) / f"{label.replace(' ', '_')}.{number}.{kind}.onnx" for kind in ("float", "int8")]
+        deploy.export(network, images[:1], paths[0], inputs=images, lanes=number)
+        deploy.quantize(paths[0], images, paths[1])
+        files.update({(label, "float", number): paths[0], (label, "int8", number): paths[1]})
 
 
 # %%
@@ -82,17 +86,15 @@ rows = []
 for batch in batches:
     x = images.repeat(-(-batch // inputs), 1, 1, 1)[:batch].numpy()
     timed = measure.compare(calls, x, rounds=100, seconds=seconds, block=20.0)
-    for (label, numbers), times in timed.timings.items():
-        row = {
-            "network": label,
-            "numbers": numbers,
+    for key, times in timed.timings.items():
+        row = dict(zip(KEY, key, strict=True)) | {
             "batch": batch,
             "ms": times.median,
             "ms_low": times.low,
             "ms_high": times.high,
         }
-        row |= dict(zip(("speedup", "speedup_low", "speedup_high"), timed.speedup[label, numbers], strict=True))
-        row |= {"macs": costs[label, numbers].macs, "file_bytes": files[label, numbers].stat().st_size}
+        row |= dict(zip(("speedup", "speedup_low", "speedup_high"), timed.speedup[key], strict=True))
+        row |= {"macs": costs[key[0]].macs, "file_bytes": files[key].stat().st_size}
         rows.append(row | {"gmacs_per_s": batch * row["macs"] / row["ms"] / 1e6})
 
 
@@ -120,8 +122,7 @@ def profile_of(path, x, calls=20):
 
 # %%
 operators = [
-    {"network": label, "numbers": numbers, "ms": profile_of(path, images[:1].numpy())}
-    for (label, numbers), path in files.items()
+    dict(zip(KEY, key, strict=True)) | {"ms": profile_of(path, images[:1].numpy())} for key, path in files.items()
 ]
 
 
@@ -135,7 +136,7 @@ def on_its_own(path):
 
 
 # %%
-alone = [{"network": label, "numbers": numbers} | on_its_own(path) for (label, numbers), path in files.items()]
+alone = [dict(zip(KEY, key, strict=True)) | on_its_own(path) for key, path in files.items()]
 folder.cleanup()
 
 # %%
@@ -143,13 +144,14 @@ metrics = {"rows": rows, "operators": operators, "alone": alone, "not_made": pla
 
 # %%
 for row in rows:
-    label = f"{row['network']}_{row['numbers']}_batch{row['batch']}".replace(" ", "_")
+    padded = "" if row["lanes"] == lanes[0] else f"_lanes{row['lanes']}"
+    label = f"{row['network']}_{row['numbers']}{padded}_batch{row['batch']}".replace(" ", "_")
     metrics |= {f"{label}_ms": row["ms"]} | {
         f"{label}_{end}": row[end] for end in ("speedup", "speedup_low", "speedup_high")
     }
 
 # %%
-told = {"profile": profile, "budget": budget, "latency_budget": latency_budget, "menus": menus}
+told = {"profile": profile, "budget": budget, "latency_budget": latency_budget, "menus": menus, "lanes": lanes}
 study.record(
     "bench-deploy",
     metrics,
