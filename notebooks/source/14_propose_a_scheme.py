@@ -668,7 +668,7 @@ trained.sort_values(["network", "macs"], ascending=[True, False]).round(2).reset
 # - **Training goes further.** Most published points with labels and many epochs lose less at the same share (the table above). The scheme is for the hour in which there is neither.
 # - It is led by the images that it sees, and the exact norm of the wrong ones measures the wrong thing exactly (the table of images above, as far as it is on record).
 # - What least squares finds has terms that cancel, and int8 rounds each term by itself: at 0.4 of the multiplications most of what int8 costs is that. The fit can be told to keep them small (lesson 15).
-# - Multiplications are not time: `cp3` has a depthwise step, which runs far below a processor's peak (lesson 07). A budget of measured latency may end otherwise (lesson 12).
+# - Multiplications are not time: `cp3` has a depthwise step, which runs far below a processor's peak (lesson 07). A budget of measured latency may end otherwise (lesson 12). In ONNX Runtime what decides is whether ranks fill a processor's lanes (lesson 15).
 # - Few networks, few draws: whatever the count in section 6 says. No confidence over draws is claimed from one.
 # - Five epochs are no long training, and one way of training was tried for long: what is on record stands above.
 #
