@@ -268,7 +268,8 @@ def test_compress_writes_onnx_and_export_reads_its_folder(here, capsys):
     shown = capsys.readouterr().out
     assert "network.int8.onnx: " in shown
     assert shown.endswith("run it: python small/run_onnx.py inputs.npy\n")
-    assert run("export small --out there") == 0
+    assert run("export small --out there --lanes 1") == 0
+    assert (here / "there" / "network.onnx").stat().st_size <= (here / "small" / "network.onnx").stat().st_size
     assert "64 random inputs, since no others were given" in capsys.readouterr().out
     before = {path.name for path in (here / "small").iterdir()}
     assert run(f"{command} --force") == 0
@@ -307,6 +308,7 @@ WRONG = {
     "export somebodys:Small --out made --example 1,3,9,9 --int8": (2, "--int8 needs --inputs"),
     "export somebodys:Small --out made --inputs inputs.npy --skip one": (2, "are for --int8"),
     "export somebodys:Small --out made --inputs inputs.npy --int8 --skip three": (2, "no node of a module 'three'"),
+    "export somebodys:Small --out made --inputs inputs.npy --lanes 0": (2, "0 is not in the range x>=1"),
     "export somebodys:Fixed --out made --inputs inputs.npy": (2, "cannot be exported for any number of samples: "),
     "export somebodys:Wrong --out made --inputs inputs.npy": (1, "the ONNX network differs from torch by 0.01"),
     "export empty": (2, "empty has no report.json; expected a folder that tnlib compress wrote"),
@@ -340,10 +342,10 @@ def test_without_the_extra_the_command_says_what_to_install(command, package, he
 
 
 def test_a_plan_exported_keeps_its_size(tmp_path):
-    """Nothing is padded or multiplied out on the way."""
+    """Nothing is multiplied out on the way, nor padded, unless it is asked for."""
     model = seeded(Residual)
     plan = compress.plan(model, images(20), Budget(params=0.6), formats=("svd", "cp3"))
-    deploy.export(plan.apply(model), images(1), tmp_path / "n.onnx")
+    deploy.export(plan.apply(model), images(1), tmp_path / "n.onnx", lanes=1)
     held = onnx.load(tmp_path / "n.onnx").graph.initializer
     numbers = sum(int(np.prod(one.dims)) for one in held if one.data_type == onnx.TensorProto.FLOAT)
     assert numbers <= plan.cost["params"] + 24

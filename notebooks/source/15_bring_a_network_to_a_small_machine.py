@@ -608,7 +608,7 @@ if len(bench) and {1, 8} <= set(bench.index.unique("lanes")):
     print(f"padding to 8 made each compressed network faster, {gain.min():.2f} to {gain.max():.2f} times")
 
 # %% [markdown]
-# Read `gmacs_per_s` beside `speedup`: a network with a share $p$ of the multiplications is $1/p$ times as fast only at the same rate, and thin layers have a lower one. Without padding the depthwise step of `cp3` falls back to the slowest kernel of all, and half of the multiplications take *longer* than all of them;
+# Read `gmacs_per_s` beside `speedup`: a network with a share $p$ of the multiplications is $1/p$ times as fast only at the same rate, and thin layers have a lower one. Without padding the depthwise step of `cp3` falls back to the slowest kernel of all, and two fifths of the multiplications take *longer* than all of them;
 # with it `cp3` is as fast as `spatial_svd`, and keeps more accuracy at equal multiplications (lesson 13). The number of lanes is the processor's: 8 on the one of these records. int8 speeds up the dense network more than a thin one: each factor pays for its conversions.
 #
 # ## 10. Networks that nobody here wrote
