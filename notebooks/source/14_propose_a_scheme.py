@@ -554,6 +554,33 @@ five = five.drop(columns=[(name, "count") for name in before_after[:2]])
 (100 * five.xs("mean", axis=1, level=1)).round(2).assign(draws=five["tuned_accuracy", "count"])
 
 # %% [markdown]
+# ### In turns, or all at once?
+#
+# Kalle et al. (2025) fit a layer's factors in the norm of its inputs one after the other, by alternating least squares. From the same start, at the same ranks, in the same norm: up to a hundred sweeps over all factors, beside fifteen steps of Levenberg-Marquardt. Our version of their idea, on our network; then both are repaired in sequence, which is not theirs.
+
+
+# %%
+def both_fits(record):
+    layer_rows = pd.DataFrame(record["metrics.rows"])
+    for method, name in (("als", "in turns"), ("nls", "all at once")):
+        row = {"format": record["parameters.format"], "budget": record["parameters.budget"], "fitted": name}
+        row |= {"layers' mean error": layer_rows[f"{method}_error"].mean(), "seconds": layer_rows[f"{method}_seconds"].sum()}  # fmt: skip
+        yield row | {stage: 100 * record[f"metrics.{method}_{stage}_accuracy"] for stage in ("raw", "sequence")}
+
+
+# %%
+fits = study.results("compare-fits")
+fits = fits[(fits["parameters.profile"] == "full") & fits["parameters.sequence"]] if len(fits) else fits
+fit_rows = pd.DataFrame([row for record in fits.to_dict("records") for row in both_fits(record)])
+print(f"{len(fits)} of {len(load_sweep(Path('fits_study')).runs)} runs of fits_study are on record")
+if len(fit_rows):
+    compared_fits = fit_rows.groupby(["format", "budget", "fitted"]).mean()
+    assert (compared_fits.sequence >= compared_fits.raw).all()
+    print(compared_fits.round(4).to_string())
+
+# %% [markdown]
+# The seconds are those of all layers on one core, beside other work. Both go down in the same norm: look whether they end at the same error, and after how long.
+#
 # ### How long does it take?
 #
 # On the machine of the record, with nothing else running: seconds of each part, the median of some runs, and the highest memory of the process, Python and torch included.
