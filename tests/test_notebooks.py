@@ -236,7 +236,10 @@ RERUNS = [
     ),
     ("experiments/quantize_network", {"network": "quick-cifar10", "balance": "none", "skip": ["1"], "inputs": 64}),
     ("experiments/compare_peers", {"peer": "none", "budgets": [1.0, 0.5], "inputs": 100, "seed": 1}),
-    ("experiments/compare_peers", {"peer": "none", "network": "quick-cifar10", "budgets": [1.0], "inputs": 20}),
+    (
+        "experiments/compare_peers",
+        {"peer": "none", "network": "quick-cifar10", "budgets": [1.0], "inputs": 20, "timed": True},
+    ),
     (
         "experiments/compress_sentences",
         {**{"metric": "asvd", "choices": ["uniform"], "shares": [0.6], "repaired": True}, "verses": 40, "seed": 1},
@@ -638,6 +641,9 @@ def peers(metrics, parameters):
     assert metrics["raw_right"][0] == metrics["original_right"]
     if "network" in parameters:  # which has no BatchNorm
         assert metrics["batchnorm_right"] == metrics["raw_right"]
+        rivals = ["original", "tool", "cp3", "spatial_svd", "cp3, in lanes", "spatial_svd, in lanes"]
+        assert [(row["batch"], row["network"]) for row in metrics["times"]] == [(b, r) for b in (1, 64) for r in rivals]
+        assert all(0 < row["speedup_low"] <= row["speedup"] <= row["speedup_high"] for row in metrics["times"])
     else:
         assert abs(metrics["batchnorm_accuracy"][0] - metrics["raw_accuracy"][0]) < 0.05
         assert metrics["macs"][1:] == metrics["raw_accuracy"][1:] == metrics["batchnorm_right"][1:] == [None]

@@ -20,6 +20,7 @@ channels: str = "inner"  # "inner" or "all": whether it leaves the channels that
 candidates: int = 10  # at least 2; AIMET measures a layer at one ratio less, with labels
 budgets: list[float] = [0.75, 0.5, 0.35, 0.25, 0.1]  # falling shares of the multiplications
 inputs: int = 500  # at least 1; training images: for BatchNorm without labels, for tools that want them with labels
+timed: bool = False  # also measure how fast all of them are in ONNX Runtime, one thread; nothing else may run meanwhile
 required: bool = False  # fail where the tool is missing, instead of saying so; for sweeps
 seed: int = 0  # decides the images of `inputs`
 
@@ -32,6 +33,7 @@ import tempfile
 import time
 from decimal import Decimal
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -325,12 +327,64 @@ def told(small, seconds):
 
 
 # %%
+kept = {}
 for budget in budgets if is_here else []:
     small, seconds, said = shrunk(budget)
+    kept |= {} if small is None else {budget: small}
     spent = seconds + (spent if peer == "torch-pruning" else shared_seconds)
     row = {} if small is None else told(small, spent)
     for name, value in {"budget": budget, "failed": said, **{name: row.get(name) for name in names}}.items():
         metrics[name].append(value)
+
+# %% [markdown]
+# ## Time
+# With `timed`, each takes turns with the original and with its rivals: CP3 and spatial SVD of as many multiplications, allocated as
+# in `compare_formats`. Tools are asked for as many channels as they take; ours are timed as they are, and padded to whole lanes (lesson 15).
+
+
+# %%
+def found(format):
+    return compress.curves(model, looked_at.images[:200], [format], "input", seed=seed)
+
+
+# %%
+def rivals(small, curves):
+    """Networks beside the tool's, and the multiples to which their ranks are padded."""
+    budget = compress.Budget(macs=min(share(small), 0.99))
+    ours = {format: compress.Plan.of(known, budget).apply(model) for format, known in curves.items()}
+    padded = {f"{format}, in lanes": (network, 8) for format, network in ours.items()}
+    return {"original": (model, 1), "tool": (small, 1)} | {f: (n, 1) for f, n in ours.items()} | padded
+
+
+# %%
+def opened(network, lanes, path):
+    from tnlib import deploy
+
+    deploy.export(network, looked_at.images[:2], path, lanes=lanes)
+    session = deploy.session(path)
+    return lambda x: session.run(None, {session.get_inputs()[0].name: x})
+
+
+# %%
+def raced(small, budget, curves):
+    folder_of = Path(folder.name)
+    calls = {
+        name: opened(network, lanes, folder_of / f"{i}-{budget}.onnx")
+        for i, (name, (network, lanes)) in enumerate(rivals(small, curves).items())
+    }
+    for batch in (1, 64):
+        x = looked_at.images.repeat(64, 1, 1, 1)[:batch].numpy()
+        speedups = measure.compare(calls, x, rounds=100, block=20.0).speedup
+        for name, (middle, low, high) in speedups.items():
+            row = {"budget": budget, "batch": batch, "network": name, "speedup": middle}
+            yield row | {"speedup_low": low, "speedup_high": high}
+
+
+# %%
+if timed:
+    torch.set_num_threads(1)
+    curves = {format: found(format) for format in ("cp3", "spatial_svd")}
+    metrics["times"] = [row for budget, small in kept.items() for row in raced(small, budget, curves)]
 
 # %%
 hits = train.hits(model, test)
@@ -343,7 +397,7 @@ metrics |= {"labels_used": takes_labels, "package": package, "version": version(
 
 # %%
 settings = {"profile": profile, "network": network, "peer": peer, "importance": importance, "ranking": ranking}
-settings |= {"channels": channels, "candidates": candidates, "budgets": budgets, "inputs": inputs}
+settings |= {"channels": channels, "candidates": candidates, "budgets": budgets, "inputs": inputs, "timed": timed}
 folder.cleanup()
 
 # %% tags=["nbval-ignore-output"]
