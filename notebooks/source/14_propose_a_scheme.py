@@ -283,6 +283,47 @@ assert by_outputs.ratio.median() < 1
 by_outputs.round(3)
 
 # %% [markdown]
+# ### Would sharing help? Clusters of filters
+#
+# CoDeC (Pham et al. 2025; we have read its abstract, no code and no figure) sorts the *filters* of a layer, the slices $\mathbf W_t \in \mathbb R^{S \times k_h k_w}$ of its kernel, into clusters whose CPDs have one factor in common. Let that be the factor of channels: in cluster $\kappa$, $\mathbf W_t \approx \mathbf A_\kappa \mathbf B_t$ with $\mathbf A_\kappa \in \mathbb R^{S \times R}$
+# and windows $\mathbf B_t$ of its own for each filter. The sums over channels are computed once a cluster: $R\,(K S + T k_h k_w)$ multiplications a position for $K$ clusters, and $R\,(K S + T (k_h + k_w))$ if each window is a product of two.
+#
+# How good can it get? For given clusters the best $\mathbf A_\kappa$ has the leading eigenvectors of $\sum_{t \in \kappa} \mathbf W_t \mathbf W_t^\top$; for given $\mathbf A_\kappa$ each filter belongs where most of it is kept. In turns, the error can't grow. **We favour it**: any window is allowed, and paid as if it were a product of two.
+# **Predict:** at CP3's multiplications, will it be ahead of CP3?
+
+# %%
+filters, T, drawn = weight.flatten(2), len(weight), torch.Generator().manual_seed(seed)
+by_channel = filters @ filters.mT  # a moment of channels for each filter
+
+
+def clustered(clusters, rank, turns=20):
+    """The relative squared errors of clustered filters after each turn; the first clusters are random."""
+    member, errors = torch.randint(clusters, (T,), generator=drawn), []
+    for _ in range(turns):
+        sums = torch.stack([by_channel[member == k].sum(0) for k in range(clusters)])
+        spaces = torch.linalg.eigh(sums).eigenvectors[..., -rank:]
+        kept = torch.einsum("ksr,tsu,kur->tk", spaces, by_channel, spaces)
+        member = kept.argmax(1)
+        errors.append(1 - float(kept.max(1).values.sum() / filters.square().sum()))
+    assert all(after <= before + 1e-9 for before, after in zip(errors, errors[1:]))  # noqa: B905, RUF007 - a descent
+    return errors
+
+
+# %%
+ranks = {k: int(share * weight.numel() / (k * S + T * sum(conv.kernel_size))) for k in (1, 2, 4, 8)}
+found = {
+    f"{k} cluster{'s' * (k > 1)}": min(clustered(k, rank)[-1] for _ in range(5)) for k, rank in ranks.items() if rank
+}
+cp3 = layers.factorize(conv, "cp3", share=share, of="macs", seed=seed).dense_weight().detach().double()
+found["cp3"] = float((cp3 - weight).square().sum() / weight.square().sum())
+
+# %% tags=["nbval-ignore-output"]
+print(", ".join(f"{name} {error:.3f}" for name, error in found.items()), "of the kernel's squared norm")
+
+# %% [markdown]
+# Even so favoured it is behind, in this layer and share; other layers are yours to try (`layer`, `share`). Filters of a wide layer don't fall into clusters: more of them gain little, and each costs its own sums over channels. CP3 has *one* window a term, which all filters share.
+# The formats of the scheme's menu are therefore without clusters. (The published method may have found a better use of them: its figures are what we could not read.)
+#
 # ## 3. In sequence
 #
 # One layer at a time is not the whole story: what layer 7 gets is no longer what it was fitted on, as layers 1 to 6 were compressed, too. Let $\mathbf X$ hold the patches that the *compressed* network computes at a layer, and $\mathbf Y$ what the *original* computes behind it. Fit that:
@@ -601,6 +642,20 @@ if len(clock):
     print(table.rename(columns=lambda name: name.split(".")[-1]).round(2).to_string(index=False))
 
 # %% [markdown]
+# And how fast is what comes out? In ONNX Runtime, one thread, one image, times as fast as the dense float network (`bench_deploy`, quiet machine; lesson 15). `lanes`: ranks padded to multiples of so many.
+
+# %%
+fast = study.results("bench-deploy")
+fast = fast[fast["parameters.profile"] == "full"].sort_values("date") if len(fast) else fast
+fast = [{"budget": r["parameters.budget"], "lanes": 1} | row for r in fast.to_dict("records") for row in r["metrics.rows"]
+        if row["batch"] == 1 and row["network"] != "dense"]  # fmt: skip
+if fast:
+    fast = pd.DataFrame(fast).drop_duplicates(["budget", "network", "numbers", "lanes"], keep="last")
+    print(fast.pivot_table(index=["budget", "numbers", "lanes"], columns="network", values="speedup").round(2))
+
+# %% [markdown]
+# The scheme's networks are those of the menu `spatial_svd cp3`. Which budgets and lanes make them faster than the dense network, and is the smaller share of the multiplications ever reached in time?
+#
 # ### Does the prediction tell the loss?
 #
 # Over whole networks: predicted and measured squared change of the logits, `raw`, relative to their own squares:
