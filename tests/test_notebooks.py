@@ -213,7 +213,7 @@ RERUNS = [
         "experiments/ablate_scheme",
         {"formats": ["spatial_svd"], "metric": "weight", "pictures": "digits", "budgets": [0.8, 0.001], "seed": 1},
     ),
-    ("experiments/price_layers", {"network": "mlp1024-mnist", "formats": ["svd", "tt"], "points": 5, "inputs": 20}),
+    ("experiments/price_layers", {"network": "resnet20-cifar10", "formats": ["svd"], "points": 5, "inputs": 20}),
     ("experiments/price_layers", {"formats": ["tucker2"], "points": 3, "seed": 1}),
     ("experiments/compress_network", {"choice": "uniform", "budget": 0.7, "metric": "input", "inputs": 32, "seed": 1}),
     (

@@ -582,7 +582,7 @@ if len(rows):
         ax.set(xlabel=f"{label}, relative to the dense network")
     axes[0].set(ylabel="test accuracy in %", title="At equal multiplications sizes are alike ...")
     axes[1].set(title="... and times are not")
-    axes[1].legend(fontsize=8, loc="lower right")
+    axes[0].legend(fontsize=8, loc="upper left")
     plt.show()
 
 # %% [markdown]
