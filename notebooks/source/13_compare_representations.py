@@ -706,6 +706,8 @@ else:
     print("no times of other people's tools are on record")
 
 # %% [markdown]
+# In lanes CP3 is faster than both tools' networks; as it is, it is slower than both. A tool's channels are left as the tool leaves them: where they fill no lanes either, it is at the same disadvantage, and Torch-Pruning could be asked for multiples of 8 (`round_to`, not tried here).
+#
 # And without any decomposition: int8 leaves all multiplications, and makes each of them and each weight smaller (lesson 15). The *dense* network, quantized with ranges from 1,000 training images, as `quantize_study` has it:
 
 # %%
