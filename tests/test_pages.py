@@ -14,6 +14,7 @@ import pytest
 from tnlib import paths, study
 from tnlib.study import cli, cluster, tables
 from tnlib.study.tables_formats import rows_of_formats, rows_of_int8
+from tnlib.study.tables_peers import rows_of_peers
 
 LISTING = subprocess.run(
     ["git", "ls-files", "-co", "--exclude-standard"], cwd=paths.ROOT, capture_output=True, text=True
@@ -126,8 +127,36 @@ def test_a_printed_command_works(name, monkeypatch, tmp_path, capsys):
 
 def test_a_table_without_records_says_so(monkeypatch):
     monkeypatch.setattr("tnlib.study.tables_formats.results", lambda study: pd.DataFrame())
-    for rows in (rows_of_formats, rows_of_int8):
+    monkeypatch.setattr("tnlib.study.tables_peers.results", lambda study: pd.DataFrame())
+    for rows in (rows_of_formats, rows_of_int8, rows_of_peers):
         assert rows() == ([], [], "No run is on record yet.")
+
+
+def test_other_tools_stand_beside_ours_with_the_share_that_they_reached(monkeypatch):
+    told = {"profile": "full", "network": "net", "peer": "tool", "importance": "magnitude", "ranking": "global"}
+    told |= {"channels": "inner", "timed": False}
+    found = {"budget": [0.5, 0.1], "macs": [0.4, None], "raw_accuracy": [0.7, None], "batchnorm_accuracy": [0.6, None]}
+    theirs = {f"parameters.{name}": value for name, value in told.items()} | {"seed": 0, "date": "1"}
+    theirs |= {f"metrics.{name}": value for name, value in found.items()} | {"metrics.labels_used": True}
+    again = {"date": "2", "metrics.raw_accuracy": [0.8, None]}  # of one run the newest record
+    variant = {"parameters.ranking": "local", "metrics.macs": [0.5, 0.1], "seed": 1}
+    variant |= {"metrics.raw_accuracy": [0.2, 0.1], "metrics.batchnorm_accuracy": [0.1, 0.2]}
+    rows = [theirs | again, theirs, theirs | variant, theirs | variant | {"parameters.timed": True}]
+    rows.append(theirs | {"parameters.profile": "quick", "parameters.network": "small"})
+    usual = {"profile": "full", "network": "net", "choice": "allocated", "metric": "input", "repair": "batchnorm"}
+    ours = {f"parameters.{name}": value for name, value in usual.items()} | {"parameters.formats": ["cp3"]}
+    points = [{"budget": b, "macs": b, "repaired_accuracy": a, "reason": None} for b, a in ((0.5, 0.9), (0.1, 0.3))]
+    draws = [ours | {"seed": s, "date": "1", "metrics.rows": points} for s in (0, 1)]
+    draws += [draws[0] | {"parameters.network": "alone"}, draws[0] | {"parameters.formats": ["cp3", "svd"]}]
+    frames = {"compare-peers": rows, "compare-formats": draws}
+    monkeypatch.setattr("tnlib.study.tables_peers.results", lambda study: pd.DataFrame(frames[study]))
+    head, made, _ = rows_of_peers()
+    assert head == ["network", "by", "labels", "50% of MACs", "10% of MACs", "draws"]
+    assert made == [
+        ["`net`", "`cp3`, ours", "no", "90.00%", "30.00%", "2"],
+        ["`net`", "tool", "yes", "80.00% (0.40)", "none", "1"],
+        ["`net`", "tool, local", "yes", "20.00%", "20.00%", "1"],
+    ]
 
 
 def test_int8_has_a_row_for_a_budget_and_means_over_draws(monkeypatch):

@@ -15,6 +15,7 @@ from tnlib.study.parameters import read_notebook
 from tnlib.study.store import DamagedRecordError, read_all, results
 from tnlib.study.tables_formats import rows_of_formats, rows_of_int8
 from tnlib.study.tables_others import rows_of_sentences, rows_of_speech
+from tnlib.study.tables_peers import rows_of_peers
 from tnlib.study.tables_scheme import rows_of_epochs, rows_of_scheme, spread
 
 PAGES = [
@@ -213,6 +214,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sentences": lambda: _elsewhere(rows_of_sentences()),
     "speech": lambda: _elsewhere(rows_of_speech()),
     "alone": lambda: _elsewhere(rows_of_formats()),
+    "peers": lambda: _elsewhere(rows_of_peers()),
     "int8": lambda: _elsewhere(rows_of_int8()),
     "sweeps": sweeps,
     "benchmarks": benchmarks,
