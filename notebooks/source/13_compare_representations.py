@@ -10,7 +10,7 @@
 #
 # **What you need first.** Lesson 06 (formats), 07 (MACs), 10 (paired tests), 12 (allocation).
 #
-# **Time.** 110 minutes: 50 to read text and code, 60 for the exercises. Run All takes a minute. **Difficulty.** Medium.
+# **Time.** 120 minutes: 60 to read text and code, 60 for the exercises. Run All takes a minute. **Difficulty.** Medium.
 #
 # Previous: [12 choose ranks](12_choose_ranks.ipynb) · Next: [14 propose a scheme](14_propose_a_scheme.ipynb) · [Solutions](solutions/13_compare_representations.ipynb) · [Glossary](GLOSSARY.md)
 
