@@ -203,15 +203,20 @@ assert {record["parameters.inputs"] for record in records} <= {200}
 print(len(records), "records;", points.groupby("network").seed.nunique().to_dict(), "draws of images")
 
 # %% [markdown]
-# What is missing is told, too. The sweeps' files list all runs of the protocol (`guide_study` has a network that section 8 is about). Runs take
-# hours, and a sweep goes on where it was stopped:
+# What is missing is told, too, cell by cell: how many of the three draws are on record. The sweeps' files list all runs of the protocol (`guide_study` has a network that section 8 is about). There is one reason for all that is
+# missing: a run takes up to five minutes of a core for ResNet-20 and ten for ResNet-56, and this workbook was made on two. Two take longer: CP allocated in `mlp1024`, and CharNet's menu in the norm `exact`. The sweep goes on where it was stopped, with the same command.
 
 # %%
 asked = [run.parameters for name in ("formats_study", "guide_study") for run in load_sweep(Path(name)).runs]
 names = ["network", "formats", "choice", "metric"]
 done = {repr([*(r[f"parameters.{name}"] for name in names), r["seed"]]) for r in records}
-missing = pd.Series([p["network"] for p in asked if repr([*(p[name] for name in names), p["seed"]]) not in done])
-print(f"{len(asked) - len(missing)} of {len(asked)} runs are on record; missing:", missing.value_counts().to_dict())
+cells = pd.DataFrame([{name: p[name] for name in names} | {"draws": repr([*(p[name] for name in names), p["seed"]]) in done} for p in asked])  # fmt: skip
+print(f"{cells.draws.sum()} of {len(cells)} runs are on record; missing:", cells[~cells.draws].network.value_counts().to_dict())  # fmt: skip
+
+# %%
+cells["format"] = cells.formats.map(lambda formats: "menu" if len(formats) > 1 else formats[0])
+counts = cells.pivot_table(index=["format", "choice", "metric"], columns="network", values="draws", aggfunc="sum")
+counts.rename(columns=lambda name: name.split("-")[0]).fillna(-1).astype(int).map(lambda n: "" if n < 0 else n)
 
 # %%
 drawn = points[(points.network == network) & points.macs.notna()]
@@ -541,7 +546,9 @@ trained = trained.sort_values("date").drop_duplicates(
 
 # %%
 asked = load_sweep(Path("tune_formats")).runs
-print(f"{len(trained)} of {len(asked)} runs of tune_formats are on record")
+print(
+    f"{len(trained)} of {len(asked)} runs of tune_formats are on record; a run of ResNet-20 takes ten to twenty minutes"
+)
 means = trained.groupby(["network", "budget", "format"])[["before", "after"]].agg(["mean", "count"])
 means = means.drop(columns=("before", "count")).set_axis(["before", "after", "draws"], axis=1)
 means.assign(before=100 * means.before, after=100 * means.after).round(2)
@@ -617,9 +624,11 @@ peers = study.results("compare-peers")
 peers = peers[peers["parameters.profile"] == "full"].sort_values("date") if len(peers) else peers
 
 
+usual = {"importance": "magnitude", "ranking": "global", "channels": "inner"}
+
+
 def called(record):
     """The tool, and what was not its default here."""
-    usual = {"importance": "magnitude", "ranking": "global", "channels": "inner"}
     unusual = [
         f"{name}: {record[f'parameters.{name}']}" for name in usual if record[f"parameters.{name}"] != usual[name]
     ]
@@ -659,6 +668,16 @@ rows += [
 beside = pd.DataFrame(rows, columns=["network", "by", "labels", "seed", "budget", "accuracy"])
 beside = beside.drop_duplicates(["network", "by", "seed", "budget"], keep="last")  # made again: the newest counts
 (100 * beside.pivot_table(index=["network", "by", "labels"], columns="budget", values="accuracy")).round(2)
+
+# %%
+known = {(r["parameters.network"], called(r), r["seed"]) for r in peers.to_dict("records")}
+asked = [
+    (p["network"], called({f"parameters.{name}": value for name, value in p.items()}), p["seed"])
+    for p in (usual | run.parameters for run in load_sweep(Path("peers_study")).runs)
+]
+left_out = pd.Series([f"{name}, {tool}" for name, tool, draw in asked if (name, tool, draw) not in known])
+print(f"{len(asked) - len(left_out)} of {len(asked)} runs of peers_study are on record; draws that are missing:")
+print(left_out.value_counts(sort=False).to_string())
 
 # %% [markdown]
 # Means over draws. Is a single format, allocated by predicted loss, ahead of every tool at every budget? By how many points: the best one for each budget, which is chosen after the fact, and CP3 everywhere. A tool that can't come near a budget is at a disadvantage, and is listed below.
