@@ -210,6 +210,8 @@ print(len(records), "records;", points.groupby("network").seed.nunique().to_dict
 asked = [run.parameters for name in ("formats_study", "guide_study") for run in load_sweep(Path(name)).runs]
 names = ["network", "formats", "choice", "metric"]
 done = {repr([*(r[f"parameters.{name}"] for name in names), r["seed"]]) for r in records}
+
+# %%
 cells = pd.DataFrame([{name: p[name] for name in names} | {"draws": repr([*(p[name] for name in names), p["seed"]]) in done} for p in asked])  # fmt: skip
 print(f"{cells.draws.sum()} of {len(cells)} runs are on record; missing:", cells[~cells.draws].network.value_counts().to_dict())  # fmt: skip
 
@@ -665,6 +667,8 @@ rows += [
     }
     for r in ours.itertuples()
 ]
+
+# %%
 beside = pd.DataFrame(rows, columns=["network", "by", "labels", "seed", "budget", "accuracy"])
 beside = beside.drop_duplicates(["network", "by", "seed", "budget"], keep="last")  # made again: the newest counts
 (100 * beside.pivot_table(index=["network", "by", "labels"], columns="budget", values="accuracy")).round(2)
@@ -675,6 +679,8 @@ asked = [
     (p["network"], called({f"parameters.{name}": value for name, value in p.items()}), p["seed"])
     for p in (usual | run.parameters for run in load_sweep(Path("peers_study")).runs)
 ]
+
+# %%
 left_out = pd.Series([f"{name}, {tool}" for name, tool, draw in asked if (name, tool, draw) not in known])
 print(f"{len(asked) - len(left_out)} of {len(asked)} runs of peers_study are on record; draws that are missing:")
 print(left_out.value_counts(sort=False).to_string())
@@ -692,6 +698,8 @@ def best(rows):
 
 
 leads = {name: 100 * (best(beside[which]) - best(beside[by_tool])).dropna() for name, which in singles.items()}
+
+# %%
 pd.DataFrame(leads).round(2).unstack("budget")
 
 # %%
@@ -700,6 +708,8 @@ reached = [
     for r in peers.to_dict("records")
     for budget, macs, said in zip(r["metrics.budget"], r["metrics.macs"], r["metrics.failed"], strict=True)
 ]
+
+# %%
 far = {f"  {who}: {macs:.3f} at {budget:g}" for who, budget, macs, _ in reached if macs and macs < 0.95 * budget}
 print("more than 5 % below their budgets:", *sorted(far), sep="\n")
 print(
@@ -719,6 +729,8 @@ raced = pd.DataFrame(
         for row in r["metrics.times"]
     ]
 )
+
+# %%
 if len(raced):
     print(raced.pivot_table(index=["tool", "network of"], columns=["batch", "budget"], values="speedup").round(2))
 else:
