@@ -687,6 +687,7 @@ print(left_out.value_counts(sort=False).to_string())
 
 # %% [markdown]
 # Means over draws. Is a single format, allocated by predicted loss, ahead of every tool at every budget? By how many points: the best one for each budget, which is chosen after the fact, and CP3 everywhere. A tool that can't come near a budget is at a disadvantage, and is listed below.
+# AIMET's networks of CharNet and ResNet-56 are far from most budgets, and so far smaller: it compresses one layer at a time and measures 500 training images, and where many layers leave as many of them right, it seems, one step of its threshold takes them all.
 
 # %%
 by_tool = ~beside.by.str.startswith("ours")
@@ -738,6 +739,8 @@ else:
 
 # %% [markdown]
 # In lanes CP3 is faster than both tools' networks; as it is, it is slower than both. A tool's channels are left as the tool leaves them: where they fill no lanes either, it is at the same disadvantage, and Torch-Pruning could be asked for multiples of 8 (`round_to`, not tried here).
+#
+# The input-whitened alternating least squares of Kalle et al. (2025), for CP and Tucker-2, are no other format but another way to fit one: lesson 14 has them (`fits_study`).
 #
 # And without any decomposition: int8 leaves all multiplications, and makes each of them and each weight smaller (lesson 15). The *dense* network, quantized with ranges from 1,000 training images, as `quantize_study` has it:
 
