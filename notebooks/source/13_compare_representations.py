@@ -615,7 +615,7 @@ if len(rows):
 
 # %% [markdown]
 # Times as fast as the original, medians. Where a number is below 1, a network of half or a quarter of the multiplications is *slower*: many thin layers and depthwise windows keep a processor waiting for memory (lesson 07).
-# Which formats gain most, and is it those that lose least accuracy? One image and many are two questions, too.
+# Which formats gain most, and is it those that lose least accuracy? One image and many are two questions, too. And the program that runs the network is a third one: in ONNX Runtime, with ranks in whole lanes, CP3 and spatial SVD of half the multiplications are faster than the original (section 11).
 #
 # ## 11. Beside other people's tools
 #
