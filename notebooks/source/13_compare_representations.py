@@ -524,8 +524,8 @@ sure = pd.DataFrame(ends).groupby(["network", "format"])
 sure[["first", "undecided"]].sum().assign(budgets=sure.size())
 
 # %% [markdown]
-# **So, for your layer?** A convolution with a window: CP, and of its two kinds `cp3`, which the rule names; `cp` is as good where the table says so. Not Tucker, not a tensor train: both pay for a core that CP does without. A dense layer: a matrix of low rank; a train of its weights is as good at best
-# (`mlp1024-mnist` in section 4), and costs more to find. The first convolution, of one or three channels: spatial SVD, or leave it. And all that before training: section 9 shows how much three epochs level.
+# **So, for your layer?** A convolution with a window: CP, and of its two kinds `cp3`, which the rule names; `cp` is as good where the table says so. Not Tucker, not a tensor train: both pay for a core that CP does without. A dense layer: a matrix of low rank; a train of its weights can't be told apart from it at a quarter and more, and is behind at a tenth
+# (`mlp1024-mnist` in section 4). The first convolution, of one or three channels: spatial SVD, or leave it. And all that before training: section 9 shows how much three epochs level.
 # This holds for networks of this size, on these images, and for the draws counted above.
 #
 # ## 9. Trained on
@@ -624,6 +624,8 @@ if len(rows):
 # %%
 peers = study.results("compare-peers")
 peers = peers[peers["parameters.profile"] == "full"].sort_values("date") if len(peers) else peers
+is_timed = peers["parameters.timed"].eq(True) if "parameters.timed" in peers else peers.index < 0
+timed, peers = peers[is_timed], peers[~is_timed]
 
 
 usual = {"importance": "magnitude", "ranking": "global", "channels": "inner"}
@@ -649,7 +651,6 @@ rows = [
         "accuracy": max(raw, norm),
     }
     for r in peers.to_dict("records")
-    if r.get("parameters.timed") is not True
     for b, raw, norm in zip(*(r[f"metrics.{name}"] for name in names), strict=True)
     if norm is not None
 ]
@@ -744,7 +745,6 @@ print(
 # padded to whole lanes (lesson 15):
 
 # %%
-timed = peers[peers["parameters.timed"].eq(True)] if "parameters.timed" in peers else peers[:0]
 raced = pd.DataFrame(
     [
         {"tool": called(r), "network of": row["network"].replace("tool", "the tool")} | row

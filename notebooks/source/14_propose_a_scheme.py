@@ -321,7 +321,7 @@ found["cp3"] = float((cp3 - weight).square().sum() / weight.square().sum())
 print(", ".join(f"{name} {error:.3f}" for name, error in found.items()), "of the kernel's squared norm")
 
 # %% [markdown]
-# Even so favoured it is behind, in this layer and share; other layers are yours to try (`layer`, `share`). Filters of a wide layer don't fall into clusters: more of them gain little, and each costs its own sums over channels. CP3 has *one* window a term, which all filters share.
+# Even so favoured it is behind, in this layer and share; other layers are yours to try (`layer`, `share`). These filters don't fall into clusters: more of them gain nothing at equal cost, as each cluster has its own sums over channels. CP3 has *one* window a term, which all filters share.
 # The formats of the scheme's menu are therefore without clusters. (The published method may have found a better use of them: its figures are what we could not read.)
 #
 # ## 3. In sequence
